@@ -1,0 +1,10 @@
+//! Derives a training graph of standard ONNX operators from a forward ONNX graph.
+
+pub mod builder;
+pub mod error;
+pub mod graph;
+pub mod shape;
+mod vjp;
+
+pub use error::GradError;
+pub use vjp::BatchNorm;
