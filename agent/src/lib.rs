@@ -1,1 +1,3 @@
+//! Agents for distributed continual learning.
 
+pub mod telemetry;

@@ -28,6 +28,8 @@ pub struct Builder {
     scope: String,
     /// Next free number per name stem.
     counters: HashMap<String, usize>,
+    /// What `Constant` nodes give.
+    constants: HashMap<String, Tensor>,
 }
 
 impl Builder {
@@ -41,7 +43,13 @@ impl Builder {
             nodes: Vec::new(),
             metadata: BTreeMap::new(),
         };
-        Builder { graph, values: HashMap::new(), scope: String::new(), counters: HashMap::new() }
+        Builder {
+            graph,
+            values: HashMap::new(),
+            scope: String::new(),
+            counters: HashMap::new(),
+            constants: HashMap::new(),
+        }
     }
 
     /// Goes on from a finished graph; its outputs are kept.
@@ -66,10 +74,6 @@ impl Builder {
 
     pub fn graph(&self) -> &Graph {
         &self.graph
-    }
-
-    pub fn graph_mut_metadata(&mut self) -> &mut BTreeMap<String, String> {
-        &mut self.graph.metadata
     }
 
     pub fn opset(&self) -> u32 {
@@ -219,8 +223,16 @@ impl Builder {
             }
         }
         let values = shape::infer(&node, self.graph.opset, &|name| self.values.get(name), &|name| {
-            self.graph.initializers.get(name)
+            self.constant_content(name)
         })?;
+        if let Some(taken) = node.outputs.iter().find(|o| self.values.contains_key(*o)) {
+            return Err(GradError::Redefined { value: taken.clone() });
+        }
+        if node.op == "Constant"
+            && let (Some(output), Some(tensor)) = (node.output(0), shape::constant_tensor(&node))
+        {
+            self.constants.insert(output.to_owned(), tensor);
+        }
         for (name, value) in node.outputs.iter().zip(values) {
             if !name.is_empty() {
                 self.define(name, value)?;
@@ -228,6 +240,11 @@ impl Builder {
         }
         self.graph.nodes.push(node);
         Ok(())
+    }
+
+    /// The content of an initialiser or of a `Constant` node's output.
+    pub fn constant_content(&self, name: &str) -> Option<&Tensor> {
+        self.graph.initializers.get(name).or_else(|| self.constants.get(name))
     }
 
     /// Declares a value as graph output.

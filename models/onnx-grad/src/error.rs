@@ -1,5 +1,7 @@
 //! What can go wrong, each with the data a caller needs to act.
 
+use std::path::PathBuf;
+
 use crate::graph::DataType;
 
 /// One operator of the forward graph that has no derivative rule here.
@@ -25,8 +27,16 @@ pub enum GradError {
     NoSuchValue { value: String, known: String },
     #[error("value `{value}` is defined twice")]
     Redefined { value: String },
+    #[error("operator `{op}` (opset {opset}) at node `{node}` is not known; only operators with known shapes can be used")]
+    UnknownOperator { op: String, node: String, opset: u32 },
     #[error("no derivative rule for {}", list_unsupported(.0))]
     Unsupported(Vec<UnsupportedNode>),
+    #[error("loss `{value}`: expected a floating scalar, found {found}")]
+    LossNotScalar { value: String, found: String },
+    #[error("`{name}` is to be trained: expected a floating initialiser that reaches the loss, found {found}")]
+    NotTrainable { name: String, found: &'static str },
+    #[error("{op} node `{node}`: the rule gives input {input} a gradient of shape {found}, expected {expected}")]
+    GradientShape { node: String, op: String, input: usize, expected: String, found: String },
 }
 
 fn list_unsupported(nodes: &[UnsupportedNode]) -> String {
@@ -38,4 +48,41 @@ fn list_unsupported(nodes: &[UnsupportedNode]) -> String {
         })
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("cannot use `{}`", .path.display())]
+    File { path: PathBuf, source: Box<ReadError> },
+    #[error("cannot read `{}`", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("`{}` has {size_bytes} bytes, expected at most {limit_bytes}", .path.display())]
+    TooLarge { path: PathBuf, size_bytes: u64, limit_bytes: u64 },
+    #[error("not an ONNX file")]
+    Protobuf(#[source] prost::DecodeError),
+    #[error("not an ONNX file: it holds no graph")]
+    NoGraph,
+    #[error("expected ai.onnx opset {first} to {last}, found {found}; export the model again with such an opset_version")]
+    Opset { found: i64, first: u32, last: u32 },
+    #[error("model-local function `{name}` is not supported; export the model with its functions inlined")]
+    Function { name: String },
+    #[error("sparse initialisers are not supported")]
+    SparseInitializer,
+    #[error("initialiser `{name}` is there twice")]
+    DuplicateInitializer { name: String },
+    #[error("`{name}` is not a tensor")]
+    NotATensor { name: String },
+    #[error("`{name}` has no shape; export the model with shapes for its inputs and outputs")]
+    NoShape { name: String },
+    #[error("`{name}` has ONNX element type {code}, which is not supported")]
+    ElementType { name: String, code: i32 },
+    #[error("tensor `{name}` has dimensions {dims:?}, which no tensor can have")]
+    Dimensions { name: String, dims: Vec<i64> },
+    #[error("tensor `{name}`: expected {expected} bytes, found {found}")]
+    TensorSize { name: String, expected: usize, found: usize },
+    #[error("tensor `{name}` lies in `{location}`, expected a file of a bare name in the model's own folder")]
+    ExternalLocation { name: String, location: String },
+    #[error("attribute `{name}` of {op} node `{node}` holds {found}, which is not supported")]
+    Attribute { op: String, node: String, name: String, found: &'static str },
 }

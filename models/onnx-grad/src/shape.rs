@@ -1,21 +1,328 @@
 //! Type and shape of every operator's outputs, as far as they are known before the graph runs.
+//!
+//! A table from operator to function; each function follows the shape section of the operator's page in the
+//! ONNX specification. Integer contents (the result of `Shape`, the target of `Reshape`) are followed too, so
+//! that what PyTorch writes for a dynamic batch size keeps its meaning.
+
+mod layers;
+mod movement;
 
 use crate::builder::Value;
 use crate::error::GradError;
-use crate::graph::{Node, Tensor};
+use crate::graph::{Attribute, DataType, Dim, Node, Shape, Tensor};
+use crate::reverse::show;
 
-/// Types, shapes and (for shape arithmetic) integer contents of `node`'s outputs.
+/// Content of an entry of a `Reshape` target that is to be inferred.
+pub(crate) const INFERRED: &str = "-1";
+
+type Infer = fn(&Context<'_>) -> Result<Vec<Value>, GradError>;
+
+/// Every operator that is read or emitted.
+static TABLE: &[(&str, Infer)] = &[
+    ("Abs", same),
+    ("Add", arithmetic),
+    ("And", logical),
+    ("AveragePool", layers::pool),
+    ("BatchNormalization", same),
+    ("Cast", cast),
+    ("Ceil", same),
+    ("Clip", same),
+    ("Concat", movement::concat),
+    ("Constant", movement::constant),
+    ("ConstantOfShape", movement::constant_of_shape),
+    ("Conv", layers::conv),
+    ("ConvTranspose", layers::conv_transpose),
+    ("Div", arithmetic),
+    ("Dropout", dropout),
+    ("Equal", comparison),
+    ("Erf", same),
+    ("Exp", same),
+    ("Expand", movement::expand),
+    ("Flatten", movement::flatten),
+    ("Floor", same),
+    ("Gather", movement::gather),
+    ("GatherElements", movement::gather_elements),
+    ("Gemm", layers::gemm),
+    ("GlobalAveragePool", layers::global_pool),
+    ("GlobalMaxPool", layers::global_pool),
+    ("Greater", comparison),
+    ("GreaterOrEqual", comparison),
+    ("Identity", identity),
+    ("Less", comparison),
+    ("LessOrEqual", comparison),
+    ("Log", same),
+    ("LogSoftmax", same),
+    ("MatMul", layers::matmul),
+    ("Max", arithmetic),
+    ("MaxPool", layers::pool),
+    ("Min", arithmetic),
+    ("Mul", arithmetic),
+    ("Neg", same),
+    ("Not", same),
+    ("Or", logical),
+    ("Pad", movement::pad),
+    ("Pow", pow),
+    ("Range", movement::range),
+    ("Reciprocal", same),
+    ("ReduceL2", movement::reduce),
+    ("ReduceMax", movement::reduce),
+    ("ReduceMean", movement::reduce),
+    ("ReduceMin", movement::reduce),
+    ("ReduceSum", movement::reduce),
+    ("ReduceSumSquare", movement::reduce),
+    ("Relu", same),
+    ("Reshape", movement::reshape),
+    ("ScatterElements", same),
+    ("ScatterND", same),
+    ("Shape", movement::shape_of),
+    ("Sigmoid", same),
+    ("Sign", same),
+    ("Size", movement::size_of),
+    ("Slice", movement::slice),
+    ("Softmax", same),
+    ("Split", movement::split),
+    ("Sqrt", same),
+    ("Squeeze", movement::squeeze),
+    ("Sub", arithmetic),
+    ("Sum", arithmetic),
+    ("Tanh", same),
+    ("Tile", movement::tile),
+    ("Transpose", movement::transpose),
+    ("Unsqueeze", movement::unsqueeze),
+    ("Where", r#where),
+];
+
+/// Whether shapes are known for `op`: without them nothing that follows can be derived.
+pub(crate) fn is_known(op: &str) -> bool {
+    TABLE.iter().any(|(name, _)| *name == op)
+}
+
+/// Types, shapes and integer contents of `node`'s outputs.
 ///
-/// `value` looks up what is known of an input; `tensor` its content where it is an initialiser.
+/// `value` looks up what is known of an input; `tensor` its content where it is constant.
 ///
 /// # Errors
-/// [`GradError::Shape`] where the inputs cannot be this operator's.
+/// [`GradError::Shape`] where the inputs cannot be this operator's; [`GradError::UnknownOperator`].
 pub(crate) fn infer<'a>(
-    node: &Node,
+    node: &'a Node,
     opset: u32,
     value: &dyn Fn(&str) -> Option<&'a Value>,
     tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
 ) -> Result<Vec<Value>, GradError> {
-    let _ = (node, opset, value, tensor);
-    Ok(Vec::new())
+    let known = TABLE.iter().find(|(op, _)| *op == node.op && node.domain.is_empty());
+    let (_, infer) = known.ok_or_else(|| GradError::UnknownOperator {
+        op: node.op.clone(),
+        node: node.name.clone(),
+        opset,
+    })?;
+    let inputs = (0..node.inputs.len()).map(|i| node.input(i).and_then(value)).collect();
+    let tensors = (0..node.inputs.len()).map(|i| node.input(i).and_then(tensor)).collect();
+    infer(&Context { node, opset, inputs, tensors })
+}
+
+/// One node and what is known of its inputs.
+struct Context<'a> {
+    node: &'a Node,
+    opset: u32,
+    inputs: Vec<Option<&'a Value>>,
+    tensors: Vec<Option<&'a Tensor>>,
+}
+
+impl<'a> Context<'a> {
+    fn x(&self, i: usize) -> Result<&'a Value, GradError> {
+        self.opt(i).ok_or_else(|| self.error(format!("at least {} inputs", i + 1), "fewer".to_owned()))
+    }
+
+    fn opt(&self, i: usize) -> Option<&'a Value> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    fn shape(&self, i: usize) -> Result<&'a Shape, GradError> {
+        Ok(&self.x(i)?.shape)
+    }
+
+    /// The `i`-th input's integers, where they are constant.
+    fn constant_ints(&self, i: usize) -> Option<Vec<i64>> {
+        if let Some(tensor) = self.tensors.get(i).copied().flatten() {
+            return tensor.to_i64().ok();
+        }
+        let content = self.opt(i)?.content.as_ref()?;
+        content
+            .iter()
+            .map(|d| match d {
+                Dim::Size(n) => i64::try_from(*n).ok(),
+                Dim::Symbol(s) if s == INFERRED => Some(-1),
+                Dim::Symbol(_) => None,
+            })
+            .collect()
+    }
+
+    /// The `i`-th input's integers, constant or by symbol, with [`INFERRED`] for -1.
+    fn content(&self, i: usize) -> Option<Vec<Dim>> {
+        if let Some(content) = &self.opt(i)?.content {
+            return Some(content.clone());
+        }
+        self.constant_ints(i)?
+            .into_iter()
+            .map(|n| match usize::try_from(n) {
+                Ok(n) => Some(Dim::Size(n)),
+                Err(_) if n == -1 => Some(Dim::Symbol(INFERRED.to_owned())),
+                Err(_) => None,
+            })
+            .collect()
+    }
+
+    fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> GradError {
+        GradError::Shape {
+            node: self.node.name.clone(),
+            op: self.node.op.clone(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// A dimension that is only known when the graph runs, named after the node's first output.
+    fn unknown_dim(&self, axis: usize) -> Dim {
+        let name = self.node.outputs.first().map_or("", String::as_str);
+        Dim::Symbol(format!("{name}.dim{axis}"))
+    }
+
+    /// `axis` counted from the front.
+    fn axis(&self, axis: i64, rank: usize) -> Result<usize, GradError> {
+        let from_front = if axis < 0 { axis + rank as i64 } else { axis };
+        usize::try_from(from_front)
+            .ok()
+            .filter(|&a| a < rank)
+            .ok_or_else(|| self.error(format!("an axis within rank {rank}"), axis.to_string()))
+    }
+}
+
+fn one(dtype: DataType, shape: Shape) -> Result<Vec<Value>, GradError> {
+    Ok(vec![Value { dtype, shape, content: None }])
+}
+
+fn same(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    one(x.dtype, x.shape.clone())
+}
+
+fn identity(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    Ok(vec![Value { content: c.content(0), ..c.x(0)?.clone() }])
+}
+
+fn dropout(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let mask = Value { dtype: DataType::Bool, shape: x.shape.clone(), content: None };
+    Ok(vec![Value { content: None, ..x.clone() }, mask])
+}
+
+fn cast(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let code = c.node.int("to", 0)?;
+    let dtype = crate::write::data_type_of_code(code)
+        .ok_or_else(|| c.error("a supported element type", format!("ONNX element type {code}")))?;
+    let content = if dtype.is_float() { None } else { c.content(0) };
+    Ok(vec![Value { dtype, shape: x.shape.clone(), content }])
+}
+
+/// Shape of operands broadcast against each other, as NumPy does; `None` where they do not fit.
+pub(crate) fn broadcast(shapes: &[&Shape]) -> Option<Shape> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let mut result = vec![Dim::Size(1); rank];
+    for shape in shapes {
+        let offset = rank - shape.len();
+        for (out, dim) in result[offset..].iter_mut().zip(shape.iter()) {
+            if *out == *dim || *dim == Dim::Size(1) {
+                continue;
+            }
+            if *out != Dim::Size(1) {
+                return None;
+            }
+            *out = dim.clone();
+        }
+    }
+    Some(result)
+}
+
+fn broadcast_all(c: &Context<'_>, first: usize) -> Result<Shape, GradError> {
+    let shapes: Vec<&Shape> =
+        (first..c.inputs.len()).map(|i| c.shape(i)).collect::<Result<_, _>>()?;
+    broadcast(&shapes).ok_or_else(|| {
+        let found = shapes.iter().map(|s| show(s)).collect::<Vec<_>>().join(" and ");
+        c.error("shapes that broadcast against each other", found)
+    })
+}
+
+fn require_one_type(c: &Context<'_>) -> Result<DataType, GradError> {
+    let dtype = c.x(0)?.dtype;
+    for i in 1..c.inputs.len() {
+        let other = c.x(i)?.dtype;
+        if other != dtype {
+            return Err(c.error("inputs of one type", format!("{dtype} and {other}")));
+        }
+    }
+    Ok(dtype)
+}
+
+fn arithmetic(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let dtype = require_one_type(c)?;
+    let shape = broadcast_all(c, 0)?;
+    let content = if dtype == DataType::I64 { integer_arithmetic(c) } else { None };
+    Ok(vec![Value { dtype, shape, content }])
+}
+
+/// Element by element, for two operands of known integers, equally long or one of them single.
+fn integer_arithmetic(c: &Context<'_>) -> Option<Vec<Dim>> {
+    if c.inputs.len() != 2 {
+        return None;
+    }
+    let (a, b) = (c.constant_ints(0)?, c.constant_ints(1)?);
+    let n = a.len().max(b.len());
+    let at = |v: &[i64], i: usize| if v.len() == 1 { Some(v[0]) } else { v.get(i).copied() };
+    (0..n)
+        .map(|i| {
+            let (a, b) = (at(&a, i)?, at(&b, i)?);
+            let value = match c.node.op.as_str() {
+                "Add" => a.checked_add(b),
+                "Sub" => a.checked_sub(b),
+                "Mul" => a.checked_mul(b),
+                "Div" => a.checked_div(b),
+                "Max" => Some(a.max(b)),
+                "Min" => Some(a.min(b)),
+                _ => None,
+            };
+            value.and_then(|v| usize::try_from(v).ok()).map(Dim::Size)
+        })
+        .collect()
+}
+
+/// The exponent may have a type of its own.
+fn pow(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    one(c.x(0)?.dtype, broadcast_all(c, 0)?)
+}
+
+fn comparison(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    require_one_type(c)?;
+    one(DataType::Bool, broadcast_all(c, 0)?)
+}
+
+fn logical(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    one(DataType::Bool, broadcast_all(c, 0)?)
+}
+
+fn r#where(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    one(c.x(1)?.dtype, broadcast_all(c, 0)?)
+}
+
+/// The tensor that a `Constant` node gives, whatever attribute holds it.
+pub(crate) fn constant_tensor(node: &Node) -> Option<Tensor> {
+    let floats = |dims: &[usize], v: &[f32]| Tensor::from_f32(dims, v);
+    node.attributes.iter().find_map(|(name, value)| match (name.as_str(), value) {
+        ("value", Attribute::Tensor(t)) => Some(t.clone()),
+        ("value_int", Attribute::Int(v)) => Some(Tensor::from_i64(&[], &[*v])),
+        ("value_ints", Attribute::Ints(v)) => Some(Tensor::from_i64(&[v.len()], v)),
+        ("value_float", Attribute::Float(v)) => Some(floats(&[], &[*v])),
+        ("value_floats", Attribute::Floats(v)) => Some(floats(&[v.len()], v)),
+        _ => None,
+    })
 }

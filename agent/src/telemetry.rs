@@ -1,0 +1,3 @@
+//! Events, and how they are shown.
+
+pub mod event;

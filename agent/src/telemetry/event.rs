@@ -1,0 +1,116 @@
+//! What an agent tells the world while it runs: one closed set of events, written as JSON lines.
+//!
+//! `dkt run --progress json` prints them, `dkt testbed` reads them from its agents, and the report is made
+//! from nothing else.
+
+use serde::{Deserialize, Serialize};
+
+/// An event and when it happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Seconds since the agent's process started.
+    pub t_s: f64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Started(Started),
+    Epoch(Epoch),
+    Evaluated(Evaluated),
+    /// Totals since the process started.
+    Traffic(Traffic),
+    Checkpointed {
+        /// Training steps done when the checkpoint was taken.
+        step: u64,
+        size_bytes: u64,
+    },
+    Warning {
+        message: String,
+    },
+    Finished(Finished),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    pub agent: String,
+    pub fleet: String,
+    pub network: String,
+    pub n_parameters: u64,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    /// Whether soft targets are exchanged with peers.
+    pub exchange: bool,
+    /// Class names of each experience, in the order of the stream.
+    pub experiences: Vec<Vec<String>>,
+    pub n_epochs: u32,
+    pub n_steps: u64,
+    /// Steps already done, when the run goes on from a checkpoint.
+    pub resumed_at_step: u64,
+}
+
+/// Means over one epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 0.
+    pub experience: u32,
+    /// Within the experience, from 0.
+    pub epoch: u32,
+    /// Training steps done in the whole run.
+    pub step: u64,
+    pub loss: f32,
+    pub loss_cl: f32,
+    pub loss_st: f32,
+    /// Share of the epoch's rows that had a teacher, 0 to 1.
+    pub teacher_share: f32,
+    pub samples_per_second: f32,
+    pub n_peers: u32,
+}
+
+/// Test accuracies after an experience.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The experience just trained, from 0: the row of the accuracy matrix.
+    pub experience: u32,
+    pub heads: Vec<HeadAccuracy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadAccuracy {
+    /// `cl` or `student`.
+    pub head: String,
+    /// Accuracy on the test set of every experience of the stream, 0 to 1: one row of the accuracy matrix.
+    pub per_experience: Vec<f64>,
+    /// Accuracy on the whole test stream, 0 to 1.
+    pub stream: f64,
+}
+
+/// Messages and payload bytes by kind of message.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub kinds: Vec<TrafficOfKind>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficOfKind {
+    /// `status`, `demand`, `repair` or `targets`.
+    pub kind: String,
+    pub messages_out: u64,
+    pub bytes_out: u64,
+    pub messages_in: u64,
+    pub bytes_in: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    pub n_steps: u64,
+    /// The final model as plain forward ONNX, relative to the run's folder.
+    pub model: String,
+    /// Rows of soft targets applied, and those that were refused, stale or not asked for.
+    pub rows_applied: u64,
+    pub rows_refused: u64,
+    /// Messages dropped because a bounded queue was full.
+    pub n_dropped: u64,
+}

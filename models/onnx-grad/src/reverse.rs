@@ -1,0 +1,209 @@
+//! The reverse walk: from the loss back to the trained parameters, one rule call per node.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::builder::Builder;
+use crate::error::{GradError, UnsupportedNode};
+use crate::graph::{Graph, Node, Shape};
+use crate::vjp::{self, Mode, Vjp};
+
+/// A forward graph copied for training, with what its lowered nodes keep.
+pub(crate) struct Forward {
+    pub builder: Builder,
+    /// The original nodes that are copied, in order: those that the wanted values depend on.
+    nodes: Vec<Node>,
+    /// What a lowered node keeps for its rule, by the node's name.
+    saved: HashMap<String, BTreeMap<&'static str, String>>,
+    /// (initialiser, value after the step).
+    pub next_state: Vec<(String, String)>,
+}
+
+/// Copies the part of `graph` that `wanted` depends on, nodes lowered where their rules ask for it.
+///
+/// # Errors
+/// What shape inference or a lowering refuses.
+pub(crate) fn copy_forward(
+    graph: &Graph,
+    opset: u32,
+    wanted: &[&str],
+    trained: &BTreeSet<&str>,
+    mode: &Mode,
+) -> Result<Forward, GradError> {
+    let mut needed: HashSet<&str> = wanted.iter().copied().collect();
+    let mut kept = Vec::new();
+    for node in graph.nodes.iter().rev() {
+        if node.outputs.iter().any(|o| needed.contains(o.as_str())) {
+            needed.extend(node.inputs.iter().map(String::as_str));
+            kept.push(node.clone());
+        }
+    }
+    kept.reverse();
+    let mut builder = Builder::new(&graph.name, opset);
+    for input in &graph.inputs {
+        builder.input(&input.name, input.dtype, input.shape.clone())?;
+    }
+    for (name, tensor) in &graph.initializers {
+        if needed.contains(name.as_str()) {
+            builder.initializer(name, tensor.clone())?;
+        }
+    }
+    let on_path = depends_on(&kept, trained);
+    let mut saved = HashMap::new();
+    let mut next_state = Vec::new();
+    for node in &kept {
+        let lower = vjp::entry(node, opset).and_then(|entry| entry.lower);
+        match lower.filter(|_| node.outputs.iter().any(|o| on_path.contains(o.as_str()))) {
+            Some(lower) => {
+                builder.set_scope(&node.name);
+                let lowered = lower(&mut builder, node, mode)?;
+                saved.insert(node.name.clone(), lowered.saved);
+                next_state.extend(lowered.next_state);
+            }
+            None => builder.push(node.clone())?,
+        }
+    }
+    Ok(Forward { builder, nodes: kept, saved, next_state })
+}
+
+/// Values that depend on any of `sources`, the sources among them.
+fn depends_on<'a>(nodes: &'a [Node], sources: &BTreeSet<&'a str>) -> HashSet<&'a str> {
+    let mut reached: HashSet<&str> = sources.iter().copied().collect();
+    for node in nodes {
+        if node.inputs.iter().any(|i| reached.contains(i.as_str())) {
+            reached.extend(node.outputs.iter().map(String::as_str).filter(|o| !o.is_empty()));
+        }
+    }
+    reached
+}
+
+/// Emits the gradient of the scalar `loss` with respect to each of `parameters`, named `<parameter>.grad`.
+///
+/// # Errors
+/// [`GradError::Unsupported`] with every node on the way that has no rule.
+pub(crate) fn differentiate(
+    forward: &mut Forward,
+    loss: &str,
+    parameters: &BTreeSet<&str>,
+) -> Result<BTreeMap<String, String>, GradError> {
+    let Forward { builder, nodes, saved, .. } = forward;
+    let reached = depends_on(nodes, parameters);
+    refuse_unsupported(nodes, &reached, loss, builder.opset())?;
+    let dtype = builder.value(loss)?.dtype;
+    let one = builder.scalar(dtype, 1.0)?;
+    let mut contributions: HashMap<String, Vec<String>> = HashMap::from([(loss.to_owned(), vec![one])]);
+    let nothing_saved = BTreeMap::new();
+    for node in nodes.iter().rev() {
+        let mut dy = Vec::with_capacity(node.outputs.len());
+        for output in &node.outputs {
+            dy.push(accumulate(builder, output, &mut contributions)?);
+        }
+        let entry = match vjp::entry(node, builder.opset()) {
+            Some(entry) if dy.iter().any(Option::is_some) => entry,
+            _ => continue,
+        };
+        let mut needs = Vec::with_capacity(node.inputs.len());
+        for (i, input) in node.inputs.iter().enumerate() {
+            let wanted = reached.contains(input.as_str()) && !entry.stop.contains(&i);
+            needs.push(wanted && builder.value(input)?.dtype.is_float());
+        }
+        if !needs.contains(&true) {
+            continue;
+        }
+        builder.set_scope(&format!("{}.grad", node.name));
+        let kept = saved.get(&node.name).unwrap_or(&nothing_saved);
+        let mut vjp = Vjp::new(builder, node, dy, needs.clone(), kept);
+        (entry.rule)(&mut vjp)?;
+        for (i, (dx, needed)) in vjp.finish().into_iter().zip(needs).enumerate() {
+            if let Some(dx) = dx.filter(|_| needed) {
+                check_shape(builder, node, i, &dx)?;
+                contributions.entry(node.inputs[i].clone()).or_default().push(dx);
+            }
+        }
+    }
+    let mut gradients = BTreeMap::new();
+    for &parameter in parameters {
+        let gradient = accumulate(builder, parameter, &mut contributions)?
+            .ok_or(GradError::NotTrainable { name: parameter.to_owned(), found: "one that does not" })?;
+        gradients.insert(parameter.to_owned(), gradient);
+    }
+    Ok(gradients)
+}
+
+/// The nodes between the parameters and the loss that have no rule, all of them.
+fn refuse_unsupported(
+    nodes: &[Node],
+    reached: &HashSet<&str>,
+    loss: &str,
+    opset: u32,
+) -> Result<(), GradError> {
+    let mut wanted = HashSet::from([loss]);
+    let mut unsupported = Vec::new();
+    for node in nodes.iter().rev() {
+        let differentiated = node.outputs.iter().any(|o| wanted.contains(o.as_str()));
+        if !differentiated {
+            continue;
+        }
+        let entry = vjp::entry(node, opset);
+        let stop = entry.map_or(&[][..], |e| e.stop);
+        let inputs: Vec<&str> = (0..)
+            .zip(&node.inputs)
+            .filter(|(i, input)| reached.contains(input.as_str()) && !stop.contains(i))
+            .map(|(_, input)| input.as_str())
+            .collect();
+        if entry.is_none() && !inputs.is_empty() {
+            unsupported.push(UnsupportedNode {
+                op: node.op.clone(),
+                domain: node.domain.clone(),
+                opset,
+                node: node.name.clone(),
+            });
+        }
+        wanted.extend(inputs);
+    }
+    if unsupported.is_empty() {
+        return Ok(());
+    }
+    unsupported.sort();
+    Err(GradError::Unsupported(unsupported))
+}
+
+/// The gradient of `value` from all that depends on it, named `<value>.grad`.
+fn accumulate(
+    builder: &mut Builder,
+    value: &str,
+    contributions: &mut HashMap<String, Vec<String>>,
+) -> Result<Option<String>, GradError> {
+    let Some(parts) = contributions.remove(value) else { return Ok(None) };
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match parts.as_slice() {
+        [only] => Ok(Some((*only).to_owned())),
+        [_, _] => builder.op_named("Add", &parts, &[], &format!("{value}.grad")).map(Some),
+        _ => builder.op_named("Sum", &parts, &[], &format!("{value}.grad")).map(Some),
+    }
+}
+
+fn check_shape(builder: &Builder, node: &Node, input: usize, dx: &str) -> Result<(), GradError> {
+    let expected = builder.shape(&node.inputs[input])?;
+    let found = builder.shape(dx)?;
+    // Symbols that stand for the same number may have different names on the two ways.
+    let same = expected.len() == found.len()
+        && expected.iter().zip(found).all(|(e, f)| match (e.size(), f.size()) {
+            (Some(e), Some(f)) => e == f,
+            _ => true,
+        });
+    if same {
+        return Ok(());
+    }
+    Err(GradError::GradientShape {
+        node: node.name.clone(),
+        op: node.op.clone(),
+        input,
+        expected: show(expected),
+        found: show(found),
+    })
+}
+
+/// `[batch, 3, 8, 8]`.
+pub(crate) fn show(shape: &Shape) -> String {
+    format!("[{}]", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}

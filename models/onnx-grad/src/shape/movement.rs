@@ -1,0 +1,381 @@
+//! Operators that move, select or reduce elements, and the shape arithmetic around them.
+
+use super::{Context, INFERRED, broadcast, constant_tensor, one};
+use crate::builder::Value;
+use crate::error::GradError;
+use crate::graph::{Attribute, DataType, Dim, Shape};
+use crate::reverse::show;
+
+pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let keep_zero = c.node.int("allowzero", 0)? != 0;
+    let Some(target) = c.content(1) else {
+        let rank = c.shape(1)?.first().and_then(Dim::size);
+        let rank = rank.ok_or_else(|| c.error("a target of known length", show(c.shape(1)?)))?;
+        return one(x.dtype, (0..rank).map(|i| c.unknown_dim(i)).collect());
+    };
+    let mut shape = Vec::with_capacity(target.len());
+    let mut inferred = None;
+    for (i, dim) in target.into_iter().enumerate() {
+        match dim {
+            Dim::Size(0) if !keep_zero => {
+                let kept = x.shape.get(i).cloned();
+                shape.push(kept.ok_or_else(|| c.error(format!("an axis {i} to keep"), show(&x.shape)))?);
+            }
+            Dim::Symbol(s) if s == INFERRED => {
+                inferred = Some(i);
+                shape.push(Dim::Size(1));
+            }
+            dim => shape.push(dim),
+        }
+    }
+    let (from, to) = (factors(&x.shape), factors(&shape));
+    let refuse = || c.error(format!("as many elements as {}", show(&x.shape)), show(&shape));
+    match inferred {
+        Some(i) => {
+            shape[i] = match quotient(&from, &to) {
+                Some(dim) => dim,
+                None if from.1.is_empty() && to.1.is_empty() => return Err(refuse()),
+                None => c.unknown_dim(i),
+            };
+        }
+        None if from.1 == to.1 && from.0 != to.0 => return Err(refuse()),
+        None => {}
+    }
+    let content = if shape.len() <= 1 { c.content(0) } else { None };
+    Ok(vec![Value { dtype: x.dtype, shape, content }])
+}
+
+/// Product of the known sizes, and the sorted symbols.
+fn factors(shape: &Shape) -> (usize, Vec<&str>) {
+    let mut size = 1;
+    let mut symbols = Vec::new();
+    for dim in shape {
+        match dim {
+            Dim::Size(n) => size *= n,
+            Dim::Symbol(s) => symbols.push(s.as_str()),
+        }
+    }
+    symbols.sort_unstable();
+    (size, symbols)
+}
+
+/// What is left of `from` after division by `to`, where that is one dimension.
+fn quotient(from: &(usize, Vec<&str>), to: &(usize, Vec<&str>)) -> Option<Dim> {
+    let mut symbols = from.1.clone();
+    for symbol in &to.1 {
+        let i = symbols.iter().position(|s| s == symbol)?;
+        symbols.remove(i);
+    }
+    if to.0 == 0 || !from.0.is_multiple_of(to.0) {
+        return None;
+    }
+    match (symbols.as_slice(), from.0 / to.0) {
+        ([], n) => Some(Dim::Size(n)),
+        ([symbol], 1) => Some(Dim::Symbol((*symbol).to_owned())),
+        _ => None,
+    }
+}
+
+pub(super) fn flatten(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let axis = c.node.int("axis", 1)?;
+    let rank = x.shape.len();
+    let axis = if axis == rank as i64 { rank } else { c.axis(axis, rank)? };
+    let product = |i: usize, dims: &[Dim]| {
+        let dims = dims.to_vec();
+        quotient(&factors(&dims), &(1, Vec::new())).unwrap_or_else(|| c.unknown_dim(i))
+    };
+    one(x.dtype, vec![product(0, &x.shape[..axis]), product(1, &x.shape[axis..])])
+}
+
+pub(super) fn transpose(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let rank = x.shape.len();
+    let order: Vec<usize> = match c.node.ints("perm")? {
+        None => (0..rank).rev().collect(),
+        Some(perm) => perm.iter().map(|&p| c.axis(p, rank)).collect::<Result<_, _>>()?,
+    };
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    if sorted != (0..rank).collect::<Vec<_>>() {
+        return Err(c.error(format!("`perm` to be a permutation of {rank} axes"), format!("{order:?}")));
+    }
+    one(x.dtype, order.into_iter().map(|p| x.shape[p].clone()).collect())
+}
+
+pub(super) fn concat(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let first = c.x(0)?;
+    let axis = c.axis(c.node.int("axis", 0)?, first.shape.len())?;
+    let mut shape = first.shape.clone();
+    let mut total = Some(0);
+    for i in 0..c.inputs.len() {
+        let other = c.shape(i)?;
+        let fits = other.len() == shape.len()
+            && (0..shape.len()).all(|a| {
+                a == axis || other[a] == shape[a] || other[a].size().is_none() || shape[a].size().is_none()
+            });
+        if !fits {
+            let expected = format!("shapes that differ on axis {axis} only");
+            return Err(c.error(expected, format!("{} and {}", show(&first.shape), show(other))));
+        }
+        total = total.zip(other[axis].size()).map(|(a, b)| a + b);
+    }
+    shape[axis] = total.map_or_else(|| c.unknown_dim(axis), Dim::Size);
+    let content = if shape.len() == 1 && first.dtype == DataType::I64 {
+        (0..c.inputs.len()).map(|i| c.content(i)).collect::<Option<Vec<_>>>().map(|parts| parts.concat())
+    } else {
+        None
+    };
+    Ok(vec![Value { dtype: first.dtype, shape, content }])
+}
+
+/// Axes from an attribute before `since`, from an input afterwards.
+fn axes(c: &Context<'_>, since: u32, input: usize) -> Result<Option<Vec<i64>>, GradError> {
+    if c.opset < since {
+        return Ok(c.node.ints("axes")?.map(<[i64]>::to_vec));
+    }
+    match c.opt(input) {
+        None => Ok(None),
+        Some(_) => c.constant_ints(input).map(Some).ok_or_else(|| c.error("constant axes", "computed ones")),
+    }
+}
+
+pub(super) fn reduce(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let since = if c.node.op == "ReduceSum" { 13 } else { 18 };
+    let rank = x.shape.len();
+    let given = axes(c, since, 1)?.filter(|a| !a.is_empty());
+    let reduced: Vec<usize> = match given {
+        Some(axes) => axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?,
+        None if c.node.int("noop_with_empty_axes", 0)? != 0 => Vec::new(),
+        None => (0..rank).collect(),
+    };
+    let keep = c.node.int("keepdims", 1)? != 0;
+    let shape = (0..rank)
+        .filter(|a| keep || !reduced.contains(a))
+        .map(|a| if reduced.contains(&a) { Dim::Size(1) } else { x.shape[a].clone() })
+        .collect();
+    one(x.dtype, shape)
+}
+
+pub(super) fn squeeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let rank = x.shape.len();
+    let dropped: Vec<usize> = match axes(c, 13, 1)? {
+        Some(axes) => axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?,
+        None => (0..rank).filter(|&a| x.shape[a] == Dim::Size(1)).collect(),
+    };
+    if let Some(&axis) = dropped.iter().find(|&&a| x.shape[a].size().is_some_and(|n| n != 1)) {
+        return Err(c.error(format!("size 1 on axis {axis}"), show(&x.shape)));
+    }
+    let shape = (0..rank).filter(|a| !dropped.contains(a)).map(|a| x.shape[a].clone()).collect();
+    Ok(vec![Value { dtype: x.dtype, shape, content: c.content(0) }])
+}
+
+pub(super) fn unsqueeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let axes = axes(c, 13, 1)?.ok_or_else(|| c.error("axes", "none"))?;
+    let rank = x.shape.len() + axes.len();
+    let new: Vec<usize> = axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?;
+    let mut kept = x.shape.iter();
+    let shape: Shape = (0..rank)
+        .filter_map(|a| if new.contains(&a) { Some(Dim::Size(1)) } else { kept.next().cloned() })
+        .collect();
+    let content = if rank <= 1 { c.content(0) } else { None };
+    Ok(vec![Value { dtype: x.dtype, shape, content }])
+}
+
+pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let ints = |i: usize| c.constant_ints(i);
+    let rank = x.shape.len();
+    let mut shape = x.shape.clone();
+    let (Some(starts), Some(ends)) = (ints(1), ints(2)) else {
+        let axes: Vec<i64> = ints(3).unwrap_or_else(|| (0..rank as i64).collect());
+        for axis in axes {
+            let axis = c.axis(axis, rank)?;
+            shape[axis] = c.unknown_dim(axis);
+        }
+        return one(x.dtype, shape);
+    };
+    let axes = ints(3).unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = ints(4).unwrap_or_else(|| vec![1; starts.len()]);
+    if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || steps.contains(&0) {
+        return Err(c.error("starts, ends, axes and non-zero steps of one length", format!("{starts:?}")));
+    }
+    let mut content = if rank == 1 { c.content(0) } else { None };
+    for (((&start, &end), &axis), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
+        let axis = c.axis(axis, rank)?;
+        let Some(size) = shape[axis].size() else {
+            let whole = start == 0 && step == 1 && end >= i64::from(i32::MAX);
+            if !whole {
+                shape[axis] = c.unknown_dim(axis);
+            }
+            continue;
+        };
+        let picked = picked(start, end, step, size as i64);
+        content = content.map(|dims| picked.iter().filter_map(|&i| dims.get(i).cloned()).collect());
+        shape[axis] = Dim::Size(picked.len());
+    }
+    Ok(vec![Value { dtype: x.dtype, shape, content }])
+}
+
+/// Indices that a slice takes from an axis of `size`, in order.
+fn picked(start: i64, end: i64, step: i64, size: i64) -> Vec<usize> {
+    let from_front = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
+    let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
+    let start = from_front(start).clamp(low.max(0), high);
+    let end = from_front(end).clamp(low, high.max(low));
+    let mut picked = Vec::new();
+    let mut i = start;
+    while if step > 0 { i < end } else { i > end } {
+        picked.push(i as usize);
+        i = i.saturating_add(step);
+    }
+    picked
+}
+
+pub(super) fn pad(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let rank = x.shape.len();
+    let Some(pads) = c.constant_ints(1) else {
+        return one(x.dtype, (0..rank).map(|a| c.unknown_dim(a)).collect());
+    };
+    let padded: Vec<usize> = match c.opt(3) {
+        None => (0..rank).collect(),
+        Some(_) => c
+            .constant_ints(3)
+            .ok_or_else(|| c.error("constant axes", "computed ones"))?
+            .iter()
+            .map(|&a| c.axis(a, rank))
+            .collect::<Result<_, _>>()?,
+    };
+    if pads.len() != 2 * padded.len() {
+        return Err(c.error(format!("{} pads", 2 * padded.len()), pads.len().to_string()));
+    }
+    let mut shape = x.shape.clone();
+    for (i, &axis) in padded.iter().enumerate() {
+        let by = pads[i] + pads[padded.len() + i];
+        shape[axis] = match shape[axis].size() {
+            _ if by == 0 => continue,
+            None => c.unknown_dim(axis),
+            Some(n) => usize::try_from(n as i64 + by)
+                .map(Dim::Size)
+                .map_err(|_| c.error("pads that leave something", format!("{pads:?}")))?,
+        };
+    }
+    one(x.dtype, shape)
+}
+
+pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
+    let n_outputs = c.node.outputs.len();
+    let sizes: Vec<Dim> = match (c.constant_ints(1), x.shape[axis].size()) {
+        (Some(sizes), _) if sizes.len() == n_outputs => {
+            sizes.iter().map(|&s| Dim::Size(s.max(0) as usize)).collect()
+        }
+        (None, Some(size)) => {
+            let part = size.div_ceil(n_outputs);
+            (0..n_outputs).map(|i| Dim::Size(part.min(size.saturating_sub(i * part)))).collect()
+        }
+        _ => return Err(c.error("parts of known size", "computed ones")),
+    };
+    let part = |size: Dim| {
+        let mut shape = x.shape.clone();
+        shape[axis] = size;
+        Value { dtype: x.dtype, shape, content: None }
+    };
+    Ok(sizes.into_iter().map(part).collect())
+}
+
+pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let target = c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
+    let shape = broadcast(&[&x.shape, &target])
+        .ok_or_else(|| c.error(format!("a target that {} broadcasts to", show(&x.shape)), show(&target)))?;
+    one(x.dtype, shape)
+}
+
+pub(super) fn tile(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let repeats = c.constant_ints(1);
+    let shape = x.shape.iter().enumerate().map(|(axis, dim)| {
+        let times = repeats.as_ref().and_then(|r| r.get(axis)).and_then(|&r| usize::try_from(r).ok());
+        match (dim.size(), times) {
+            (Some(n), Some(times)) => Dim::Size(n * times),
+            (None, Some(1)) => dim.clone(),
+            _ => c.unknown_dim(axis),
+        }
+    });
+    one(x.dtype, shape.collect())
+}
+
+pub(super) fn gather(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let (x, indices) = (c.x(0)?, c.x(1)?);
+    let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
+    let shape = [&x.shape[..axis], &indices.shape, &x.shape[axis + 1..]].concat();
+    let content = match (c.content(0), c.constant_ints(1)) {
+        (Some(dims), Some(indices)) if x.shape.len() == 1 => indices
+            .iter()
+            .map(|&i| dims.get(usize::try_from(if i < 0 { i + dims.len() as i64 } else { i }).ok()?).cloned())
+            .collect(),
+        _ => None,
+    };
+    Ok(vec![Value { dtype: x.dtype, shape, content }])
+}
+
+pub(super) fn gather_elements(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    one(c.x(0)?.dtype, c.shape(1)?.clone())
+}
+
+pub(super) fn shape_of(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let shape = c.shape(0)?;
+    let rank = shape.len() as i64;
+    let bound = |i: i64| (if i < 0 { i + rank } else { i }).clamp(0, rank) as usize;
+    let (start, end) = (bound(c.node.int("start", 0)?), bound(c.node.int("end", rank)?));
+    let dims = shape.get(start..end.max(start)).unwrap_or_default().to_vec();
+    Ok(vec![Value { dtype: DataType::I64, shape: vec![Dim::Size(dims.len())], content: Some(dims) }])
+}
+
+pub(super) fn size_of(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let content = quotient(&factors(c.shape(0)?), &(1, Vec::new())).map(|n| vec![n]);
+    Ok(vec![Value { dtype: DataType::I64, shape: Vec::new(), content }])
+}
+
+pub(super) fn constant(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let tensor = constant_tensor(c.node).ok_or_else(|| c.error("a dense constant", "another kind"))?;
+    let content = if tensor.dtype == DataType::I64 && tensor.dims.len() <= 1 {
+        tensor.to_i64()?.into_iter().map(|n| usize::try_from(n).ok().map(Dim::Size)).collect()
+    } else {
+        None
+    };
+    let shape = tensor.dims.iter().map(|&d| Dim::Size(d)).collect();
+    Ok(vec![Value { dtype: tensor.dtype, shape, content }])
+}
+
+pub(super) fn constant_of_shape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let dtype = match c.node.attributes.get("value") {
+        Some(Attribute::Tensor(t)) => t.dtype,
+        _ => DataType::F32,
+    };
+    let shape = c.content(0).ok_or_else(|| c.error("a shape known by sizes or symbols", "a computed one"))?;
+    one(dtype, shape)
+}
+
+pub(super) fn range(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let scalar = |i: usize| c.constant_ints(i).and_then(|v| v.first().copied());
+    let n = match (scalar(0), scalar(1), scalar(2)) {
+        (Some(start), Some(limit), Some(delta)) if delta != 0 => {
+            Dim::Size(picked_len(start, limit, delta))
+        }
+        _ => c.unknown_dim(0),
+    };
+    one(c.x(0)?.dtype, vec![n])
+}
+
+fn picked_len(start: i64, limit: i64, delta: i64) -> usize {
+    let span = (limit - start) as f64 / delta as f64;
+    span.ceil().max(0.0) as usize
+}
