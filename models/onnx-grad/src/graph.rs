@@ -156,11 +156,7 @@ impl Tensor {
     }
 
     fn require(&self, dtype: DataType, expected: &'static str) -> Result<(), GradError> {
-        if self.dtype == dtype {
-            Ok(())
-        } else {
-            Err(GradError::ElementType { expected, found: self.dtype })
-        }
+        if self.dtype == dtype { Ok(()) } else { Err(GradError::ElementType { expected, found: self.dtype }) }
     }
 }
 

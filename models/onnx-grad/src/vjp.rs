@@ -4,10 +4,21 @@
 //! A rule is a vector-Jacobian product: given `dy(i)`, the gradients of the loss with respect to the node's
 //! outputs, it emits nodes that compute `dx(i)`, those with respect to its inputs.
 
+mod conv;
+mod elementwise;
+mod matmul;
+mod movement;
+mod norm;
+mod pool;
+mod reduce;
+mod softmax;
+mod window;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::builder::Builder;
+use crate::emit;
 use crate::error::GradError;
 use crate::graph::{Attribute, Node, Shape};
 
@@ -92,7 +103,6 @@ impl<'a> Vjp<'a> {
     }
 
     /// Gradient with respect to the `i`-th output, if anything depends on it.
-    #[allow(dead_code)]
     pub fn dy_at(&self, i: usize) -> Option<&str> {
         self.dy.get(i).and_then(|d| d.as_deref())
     }
@@ -130,15 +140,100 @@ impl<'a> Vjp<'a> {
         self.dx[i] = Some(gradient);
     }
 
+    /// Sets the gradient of the `i`-th input to `gradient`, summed over the axes that broadcasting repeated.
+    pub fn set_dx_summed(&mut self, i: usize, gradient: &str) -> Result<(), GradError> {
+        let shape = self.x_shape(i)?;
+        let summed = emit::unbroadcast(self.g, gradient, &shape)?;
+        self.set_dx(i, summed);
+        Ok(())
+    }
+
+    /// `x` where the boolean `mask` is true, else zero. On ONNX Runtime's CPU provider a product with the
+    /// mask is faster than `Where` with a scalar.
+    pub fn masked(&mut self, x: &str, mask: &str) -> Result<String, GradError> {
+        let dtype = self.g.value(x)?.dtype;
+        let mask = emit::cast(self.g, mask, dtype)?;
+        self.op("Mul", &[x, &mask], &[])
+    }
+
+    /// Content of the `i`-th input, which must be known when the graph is derived.
+    pub fn const_ints(&self, i: usize) -> Result<Vec<i64>, GradError> {
+        emit::const_ints(self.g, self.x(i)).ok_or_else(|| {
+            let expected = format!("input {i} to be a constant");
+            emit::shape_error(self.node, expected, format!("`{}`, which is computed", self.x(i)))
+        })
+    }
+
     pub fn finish(self) -> Vec<Option<String>> {
         self.dx
     }
 }
 
-/// The rule for `op` at `opset`, if there is one.
-pub(crate) fn entry(op: &str, opset: u32) -> Option<&'static Entry> {
-    TABLE.iter().find(|e| e.op == op && e.opsets.contains(&opset))
+/// The rule for `node` at `opset`, if there is one.
+pub(crate) fn entry(node: &Node, opset: u32) -> Option<&'static Entry> {
+    TABLE.iter().find(|e| e.op == node.op && node.domain.is_empty() && e.opsets.contains(&opset))
+}
+
+/// Versions of `ai.onnx` that we read.
+pub(crate) const OPSETS: RangeInclusive<u32> = 13..=21;
+
+const fn plain(op: &'static str, rule: Rule) -> Entry {
+    Entry { op, opsets: OPSETS, rule, stop: &[], lower: None }
+}
+
+const fn stopped(op: &'static str, rule: Rule, stop: &'static [usize]) -> Entry {
+    Entry { stop, ..plain(op, rule) }
+}
+
+const fn lowered(op: &'static str, rule: Rule, stop: &'static [usize], lower: Lower) -> Entry {
+    Entry { lower: Some(lower), ..stopped(op, rule, stop) }
 }
 
 /// Every operator that can be differentiated.
-pub(crate) static TABLE: &[Entry] = &[];
+pub(crate) static TABLE: &[Entry] = &[
+    plain("Add", elementwise::sum),
+    plain("Sub", elementwise::sub),
+    plain("Mul", elementwise::mul),
+    plain("Div", elementwise::div),
+    plain("Neg", elementwise::neg),
+    plain("Sqrt", elementwise::sqrt),
+    plain("Exp", elementwise::exp),
+    plain("Log", elementwise::log),
+    plain("Pow", elementwise::pow),
+    plain("Relu", elementwise::relu),
+    plain("Sigmoid", elementwise::sigmoid),
+    plain("Tanh", elementwise::tanh),
+    plain("Identity", elementwise::identity),
+    plain("Cast", elementwise::cast),
+    plain("Sum", elementwise::sum),
+    plain("Max", elementwise::extremum),
+    plain("Min", elementwise::extremum),
+    stopped("Clip", elementwise::clip, &[1, 2]),
+    stopped("Where", elementwise::r#where, &[0]),
+    lowered("Dropout", elementwise::identity, &[1, 2], elementwise::lower_dropout),
+    plain("MatMul", matmul::matmul),
+    plain("Gemm", matmul::gemm),
+    plain("Softmax", softmax::softmax),
+    plain("LogSoftmax", softmax::log_softmax),
+    stopped("ReduceSum", reduce::sum, &[1]),
+    stopped("ReduceMean", reduce::mean, &[1]),
+    stopped("ReduceMax", reduce::extremum, &[1]),
+    stopped("ReduceMin", reduce::extremum, &[1]),
+    plain("GlobalAveragePool", reduce::global_average),
+    plain("GlobalMaxPool", reduce::global_max),
+    stopped("Reshape", movement::reshape, &[1]),
+    plain("Flatten", movement::reshape),
+    stopped("Squeeze", movement::reshape, &[1]),
+    stopped("Unsqueeze", movement::reshape, &[1]),
+    plain("Transpose", movement::transpose),
+    plain("Concat", movement::concat),
+    stopped("Split", movement::split, &[1]),
+    stopped("Slice", movement::slice, &[1, 2, 3, 4]),
+    stopped("Pad", movement::pad, &[1, 2, 3]),
+    stopped("Expand", movement::expand, &[1]),
+    stopped("Gather", movement::gather, &[1]),
+    plain("Conv", conv::conv),
+    plain("AveragePool", pool::average),
+    lowered("MaxPool", pool::max, &[], pool::lower_max),
+    lowered("BatchNormalization", norm::batch_norm, &[3, 4], norm::lower),
+];

@@ -1,0 +1,222 @@
+//! The few shape idioms that rules and losses emit again and again, each written once.
+
+use crate::builder::Builder;
+use crate::error::GradError;
+use crate::graph::{Attribute, DataType, Dim, Node, Tensor};
+
+/// Sums a gradient back to the shape `target` that broadcasting enlarged.
+///
+/// # Errors
+/// [`GradError::Shape`] where two dimensions are not known to be equal when the graph is derived.
+pub(crate) fn unbroadcast(b: &mut Builder, gradient: &str, target: &[Dim]) -> Result<String, GradError> {
+    let from = b.shape(gradient)?.clone();
+    let Some(Summed { n_leading, inner }) = summed_axes(&from, target) else {
+        return Err(GradError::Shape {
+            node: gradient.to_owned(),
+            op: "ReduceSum".to_owned(),
+            expected: format!("a shape known to broadcast from {}", show(target)),
+            found: show(&from),
+        });
+    };
+    let leading: Vec<i64> = (0..n_leading as i64).collect();
+    if inner.is_empty() && leading.is_empty() {
+        return Ok(gradient.to_owned());
+    }
+    if inner.is_empty() {
+        return reduce(b, "ReduceSum", gradient, &leading, false);
+    }
+    let all: Vec<i64> = leading.iter().copied().chain(inner).collect();
+    let sum = reduce(b, "ReduceSum", gradient, &all, true)?;
+    if leading.is_empty() {
+        return Ok(sum);
+    }
+    let axes = b.ints(&leading)?;
+    b.op("Squeeze", &[&sum, &axes], &[])
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Summed {
+    /// Leading axes that the target does not have.
+    n_leading: usize,
+    /// Axes that the target has with size 1.
+    inner: Vec<i64>,
+}
+
+/// `None` where it cannot be told whether an axis was broadcast.
+fn summed_axes(from: &[Dim], target: &[Dim]) -> Option<Summed> {
+    let n_leading = from.len().checked_sub(target.len())?;
+    let mut inner = Vec::new();
+    for (i, (wide, narrow)) in from[n_leading..].iter().zip(target).enumerate() {
+        if wide == narrow {
+            continue;
+        }
+        if narrow.size() != Some(1) {
+            return None;
+        }
+        inner.push((n_leading + i) as i64);
+    }
+    Some(Summed { n_leading, inner })
+}
+
+/// A reduction over `axes` (not empty), which moved from attribute to input at different opsets.
+pub(crate) fn reduce(
+    b: &mut Builder,
+    op: &str,
+    x: &str,
+    axes: &[i64],
+    keepdims: bool,
+) -> Result<String, GradError> {
+    let keepdims = ("keepdims", Attribute::Int(keepdims.into()));
+    if op == "ReduceSum" || b.opset() >= 18 {
+        let axes = b.ints(axes)?;
+        b.op(op, &[x, &axes], &[keepdims])
+    } else {
+        b.op(op, &[x], &[("axes", axes.into()), keepdims])
+    }
+}
+
+/// Reshapes `x` to the shape of `like`; by a constant wherever at most one dimension must be inferred.
+pub(crate) fn reshape_like(b: &mut Builder, x: &str, like: &str) -> Result<String, GradError> {
+    let (from, target) = (b.shape(x)?.clone(), b.shape(like)?.clone());
+    if from == target {
+        return Ok(x.to_owned());
+    }
+    let mut n_inferred = 0;
+    let dims: Vec<i64> = target
+        .iter()
+        .enumerate()
+        .map(|(i, dim)| match dim.size() {
+            Some(n) => n as i64,
+            None if from.get(i) == Some(dim) => 0,
+            None => {
+                n_inferred += 1;
+                -1
+            }
+        })
+        .collect();
+    let shape = if n_inferred <= 1 { b.ints(&dims)? } else { b.op("Shape", &[like], &[])? };
+    b.op("Reshape", &[x, &shape], &[])
+}
+
+/// Reshapes to constant dimensions, of which one may be -1.
+pub(crate) fn reshape(b: &mut Builder, x: &str, dims: &[i64]) -> Result<String, GradError> {
+    let shape = b.ints(dims)?;
+    b.op("Reshape", &[x, &shape], &[])
+}
+
+/// Repeats `x`, of the same rank, along its axes of size 1 to the shape of `like`.
+pub(crate) fn expand_like(b: &mut Builder, x: &str, like: &str) -> Result<String, GradError> {
+    let (from, target) = (b.shape(x)?.clone(), b.shape(like)?.clone());
+    if from == target {
+        return Ok(x.to_owned());
+    }
+    // Expand broadcasts both ways, so 1 leaves a dimension that `x` has already.
+    let dims: Option<Vec<i64>> = from
+        .iter()
+        .zip(&target)
+        .map(|(have, want)| if have == want { Some(1) } else { want.size().map(|n| n as i64) })
+        .collect();
+    let shape = match dims {
+        Some(dims) => b.ints(&dims)?,
+        None => b.op("Shape", &[like], &[])?,
+    };
+    b.op("Expand", &[x, &shape], &[])
+}
+
+/// Zeros of the shape and type of `like`.
+pub(crate) fn zeros_like(b: &mut Builder, like: &str) -> Result<String, GradError> {
+    let dtype = b.value(like)?.dtype;
+    let shape = shape_of(b, like)?;
+    b.op("ConstantOfShape", &[&shape], &[("value", Tensor::zeros(dtype, &[1]).into())])
+}
+
+/// The dimensions of `x` as an int64 vector, constant where all are known.
+pub(crate) fn shape_of(b: &mut Builder, x: &str) -> Result<String, GradError> {
+    let dims: Option<Vec<i64>> = b.shape(x)?.iter().map(|d| d.size().map(|n| n as i64)).collect();
+    match dims {
+        Some(dims) => b.ints(&dims),
+        None => b.op("Shape", &[x], &[]),
+    }
+}
+
+/// Number of elements along `axes` of `x`, as a scalar of type `dtype`.
+pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> Result<String, GradError> {
+    let shape = b.shape(x)?.clone();
+    let known: usize = axes.iter().filter_map(|&a| shape[a as usize].size()).product();
+    let mut product: Option<String> = None;
+    for &axis in axes.iter().filter(|&&a| shape[a as usize].size().is_none()) {
+        let dim = b.op("Shape", &[x], &[("start", axis.into()), ("end", (axis + 1).into())])?;
+        let dim = b.op("Squeeze", &[&dim], &[])?;
+        let dim = cast(b, &dim, dtype)?;
+        product = Some(match product {
+            None => dim,
+            Some(product) => b.op("Mul", &[&product, &dim], &[])?,
+        });
+    }
+    match product {
+        Some(product) if known == 1 => Ok(product),
+        Some(product) => {
+            let known = b.scalar(dtype, known as f64)?;
+            b.op("Mul", &[&product, &known], &[])
+        }
+        None => b.scalar(dtype, known as f64),
+    }
+}
+
+pub(crate) fn cast(b: &mut Builder, x: &str, to: DataType) -> Result<String, GradError> {
+    let code: i64 = match to {
+        DataType::F32 => 1,
+        DataType::U8 => 2,
+        DataType::I8 => 3,
+        DataType::I32 => 6,
+        DataType::I64 => 7,
+        DataType::Bool => 9,
+        DataType::F16 => 10,
+        DataType::F64 => 11,
+        DataType::BF16 => 16,
+    };
+    b.op("Cast", &[x], &[("to", code.into())])
+}
+
+/// Content of an int64 tensor that is known when the graph is derived.
+pub(crate) fn const_ints(b: &Builder, name: &str) -> Option<Vec<i64>> {
+    if let Some(tensor) = b.graph().initializers.get(name) {
+        return tensor.to_i64().ok();
+    }
+    if let Some(node) = b.graph().nodes.iter().find(|n| n.op == "Constant" && n.output(0) == Some(name)) {
+        return match node.attributes.values().next()? {
+            Attribute::Tensor(tensor) => tensor.to_i64().ok(),
+            Attribute::Ints(values) => Some(values.clone()),
+            Attribute::Int(value) => Some(vec![*value]),
+            _ => None,
+        };
+    }
+    let content = b.value(name).ok()?.content.as_ref()?;
+    content.iter().map(|d| d.size().map(|n| n as i64)).collect()
+}
+
+/// Non-negative axis, counted from the front.
+///
+/// # Errors
+/// [`GradError::Shape`] if the rank has no such axis.
+pub(crate) fn axis(node: &Node, axis: i64, rank: usize) -> Result<usize, GradError> {
+    let from_front = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(from_front)
+        .ok()
+        .filter(|&a| a < rank)
+        .ok_or_else(|| shape_error(node, format!("an axis of a tensor of rank {rank}"), axis.to_string()))
+}
+
+pub(crate) fn shape_error(node: &Node, expected: impl Into<String>, found: impl Into<String>) -> GradError {
+    GradError::Shape {
+        node: node.name.clone(),
+        op: node.op.clone(),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}
+
+/// `[batch, 3, 8]`.
+pub(crate) fn show(shape: &[Dim]) -> String {
+    format!("[{}]", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
