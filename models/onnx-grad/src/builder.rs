@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::error::GradError;
+use crate::error::{GradError, UnsupportedNode};
 use crate::graph::{Attribute, DataType, Dim, Graph, Node, Shape, Tensor, ValueInfo};
 use crate::shape;
 
@@ -55,8 +55,16 @@ impl Builder {
     /// Goes on from a finished graph; its outputs are kept.
     ///
     /// # Errors
-    /// Whatever shape inference finds wrong with the graph.
+    /// [`GradError::Unsupported`] with every node whose operator is unknown; whatever shape inference finds
+    /// wrong with the graph.
     pub fn from_graph(graph: Graph) -> Result<Self, GradError> {
+        let unknown = |node: &&Node| !node.domain.is_empty() || !shape::is_known(&node.op);
+        let mut unsupported: Vec<UnsupportedNode> =
+            graph.nodes.iter().filter(unknown).map(|n| UnsupportedNode::new(n, graph.opset)).collect();
+        if !unsupported.is_empty() {
+            unsupported.sort();
+            return Err(GradError::Unsupported(unsupported));
+        }
         let mut builder = Builder::new(&graph.name, graph.opset);
         builder.graph.metadata = graph.metadata;
         for input in graph.inputs {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::graph::DataType;
+use crate::graph::{DataType, Node};
 
 /// One operator of the forward graph that has no derivative rule here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +11,17 @@ pub struct UnsupportedNode {
     pub domain: String,
     pub opset: u32,
     pub node: String,
+}
+
+impl UnsupportedNode {
+    pub(crate) fn new(node: &Node, opset: u32) -> Self {
+        UnsupportedNode {
+            op: node.op.clone(),
+            domain: node.domain.clone(),
+            opset,
+            node: node.name.clone(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
 //! Derives a training graph of standard ONNX operators from a forward ONNX graph.
 
-mod builder;
+pub mod builder;
 mod derive;
 mod emit;
-mod error;
+pub mod error;
 pub mod graph;
 pub mod loss;
 mod optimizer;

@@ -151,12 +151,7 @@ fn refuse_unsupported(
             .map(|(_, input)| input.as_str())
             .collect();
         if entry.is_none() && !inputs.is_empty() {
-            unsupported.push(UnsupportedNode {
-                op: node.op.clone(),
-                domain: node.domain.clone(),
-                opset,
-                node: node.name.clone(),
-            });
+            unsupported.push(UnsupportedNode::new(node, opset));
         }
         wanted.extend(inputs);
     }

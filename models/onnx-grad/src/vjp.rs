@@ -169,9 +169,9 @@ impl<'a> Vjp<'a> {
     }
 }
 
-/// The rule for `op` at `opset`, if there is one.
-pub(crate) fn entry(op: &str, opset: u32) -> Option<&'static Entry> {
-    TABLE.iter().find(|e| e.op == op && e.opsets.contains(&opset))
+/// The rule for `node` at `opset`, if there is one.
+pub(crate) fn entry(node: &Node, opset: u32) -> Option<&'static Entry> {
+    TABLE.iter().find(|e| e.op == node.op && node.domain.is_empty() && e.opsets.contains(&opset))
 }
 
 /// Versions of `ai.onnx` that we read.

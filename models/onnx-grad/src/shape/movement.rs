@@ -10,8 +10,9 @@ pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let keep_zero = c.node.int("allowzero", 0)? != 0;
     let Some(target) = c.content(1) else {
-        let rank = c.shape(1)?.first().and_then(Dim::size);
-        let rank = rank.ok_or_else(|| c.error("a target of known length", show(c.shape(1)?)))?;
+        let target = c.shape(1)?;
+        let rank = target.first().and_then(Dim::size);
+        let rank = rank.ok_or_else(|| c.error("a target of known length", show(target)))?;
         return one(x.dtype, (0..rank).map(|i| c.unknown_dim(i)).collect());
     };
     let mut shape = Vec::with_capacity(target.len());
