@@ -1,6 +1,7 @@
 //! Derives a training graph of standard ONNX operators from a forward ONNX graph.
 
 pub mod builder;
+pub mod check;
 mod derive;
 mod emit;
 pub mod error;
@@ -15,7 +16,9 @@ mod vjp;
 mod write;
 
 pub use builder::{Builder, Value};
-pub use derive::{CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive, trainable};
+pub use derive::{
+    CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive, trainable,
+};
 pub use error::{GradError, ReadError, UnsupportedNode};
 pub use optimizer::{GRAD_NORM, LEARNING_RATE, Optimizer, STEP};
 pub use vjp::BatchNorm;

@@ -273,10 +273,8 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
     let n_outputs = c.node.outputs.len();
-    let sizes: Vec<Dim> = match (c.constant_ints(1), x.shape[axis].size()) {
-        (Some(sizes), _) if sizes.len() == n_outputs => {
-            sizes.iter().map(|&s| Dim::Size(s.max(0) as usize)).collect()
-        }
+    let sizes: Vec<Dim> = match (c.content(1), x.shape[axis].size()) {
+        (Some(sizes), _) if sizes.len() == n_outputs => sizes,
         (None, Some(size)) => {
             let part = size.div_ceil(n_outputs);
             (0..n_outputs).map(|i| Dim::Size(part.min(size.saturating_sub(i * part)))).collect()
@@ -293,7 +291,8 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let target = c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
+    let target =
+        c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
     let shape = broadcast(&[&x.shape, &target])
         .ok_or_else(|| c.error(format!("a target that {} broadcasts to", show(&x.shape)), show(&target)))?;
     one(x.dtype, shape)
@@ -368,9 +367,7 @@ pub(super) fn constant_of_shape(c: &Context<'_>) -> Result<Vec<Value>, GradError
 pub(super) fn range(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let scalar = |i: usize| c.constant_ints(i).and_then(|v| v.first().copied());
     let n = match (scalar(0), scalar(1), scalar(2)) {
-        (Some(start), Some(limit), Some(delta)) if delta != 0 => {
-            Dim::Size(picked_len(start, limit, delta))
-        }
+        (Some(start), Some(limit), Some(delta)) if delta != 0 => Dim::Size(picked_len(start, limit, delta)),
         _ => c.unknown_dim(0),
     };
     one(c.x(0)?.dtype, vec![n])

@@ -191,7 +191,10 @@ pub fn movements() -> Vec<Problem> {
         Problem::new("Split", vec![x(&[5, 3])]).attr("num_outputs", 2_i64).outputs(2, &[0]).opsets(&[18, 21]),
         Problem::new("Slice", vec![x(&[6]), ints(&[1]), ints(&[4])]),
         Problem::new("Slice", vec![batch(&[2, 6]), ints(&[-3]), ints(&[most]), ints(&[1])]),
-        Problem::new("Slice", vec![batch(&[2, 6, 5]), ints(&[1, 0]), ints(&[6, 9]), ints(&[-2, 2]), ints(&[2, 3])]),
+        Problem::new(
+            "Slice",
+            vec![batch(&[2, 6, 5]), ints(&[1, 0]), ints(&[6, 9]), ints(&[-2, 2]), ints(&[2, 3])],
+        ),
         Problem::new("Slice", vec![batch(&[2, 6]), ints(&[-1]), ints(&[i64::MIN]), ints(&[1]), ints(&[-1])]),
         Problem::new("Slice", vec![x(&[6, 2]), ints(&[4]), ints(&[0]), ints(&[0]), ints(&[-2])]),
         Problem::new("Slice", vec![batch(&[3, 2]), ints(&[1]), ints(&[most]), ints(&[0])]),

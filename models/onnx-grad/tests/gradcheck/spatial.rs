@@ -41,10 +41,10 @@ pub fn convolutions() -> Vec<Problem> {
 }
 
 pub fn pools() -> Vec<Problem> {
-    let image = || batch(&[2, 2, 7, 6]).fill(Fill::Apart);
-    let line = || batch(&[2, 3, 9]).fill(Fill::Apart);
     let mut problems = Vec::new();
-    for op in ["MaxPool", "AveragePool"] {
+    for (op, fill) in [("MaxPool", Fill::Apart), ("AveragePool", Fill::Normal)] {
+        let image = || batch(&[2, 2, 7, 6]).fill(fill);
+        let line = || batch(&[2, 3, 9]).fill(fill);
         let pool = |input, kernel: &[i64]| Problem::new(op, vec![input]).f32().ints("kernel_shape", kernel);
         problems.extend([
             pool(image(), &[2, 2]).ints("strides", &[2, 2]),
@@ -56,7 +56,7 @@ pub fn pools() -> Vec<Problem> {
             pool(image(), &[3, 3]).ints("strides", &[3, 3]).attr("auto_pad", "SAME_UPPER"),
             pool(image(), &[2, 2]).attr("auto_pad", "SAME_LOWER"),
             pool(image(), &[7, 6]),
-            pool(x(&[1, 1, 1, 1]).fill(Fill::Apart), &[1, 1]),
+            pool(x(&[1, 1, 1, 1]).fill(fill), &[1, 1]),
             pool(line(), &[2]).ints("strides", &[2]),
             pool(line(), &[3]).ints("strides", &[2]).ints("pads", &[1, 1]),
             pool(line(), &[4]).ints("strides", &[3]).attr("ceil_mode", 1_i64),
@@ -64,11 +64,15 @@ pub fn pools() -> Vec<Problem> {
         let dilated = pool(image(), &[2, 2]).ints("dilations", &[2, 3]).ints("strides", &[2, 1]);
         problems.push(if op == "MaxPool" { dilated } else { dilated.opsets(&[19, 21]) });
     }
+    let image = |fill| batch(&[2, 2, 7, 6]).fill(fill);
     problems.push(
-        Problem::new("MaxPool", vec![image()]).f32().ints("kernel_shape", &[2, 2]).outputs(2, &[1]),
+        Problem::new("MaxPool", vec![image(Fill::Apart)])
+            .f32()
+            .ints("kernel_shape", &[2, 2])
+            .outputs(2, &[1]),
     );
     let padded = |kernel: &[i64], pads: &[i64]| {
-        Problem::new("AveragePool", vec![image()])
+        Problem::new("AveragePool", vec![image(Fill::Normal)])
             .f32()
             .ints("kernel_shape", kernel)
             .ints("pads", pads)
@@ -81,10 +85,10 @@ pub fn pools() -> Vec<Problem> {
         padded(&[3, 3], &[1, 1, 1, 1]).ints("strides", &[3, 3]).attr("ceil_mode", 1_i64),
         padded(&[2, 2], &[1, 1, 0, 0]).ints("strides", &[2, 2]).attr("ceil_mode", 1_i64),
     ]);
-    for op in ["GlobalAveragePool", "GlobalMaxPool"] {
-        problems.push(Problem::new(op, vec![image()]).f32());
-        problems.push(Problem::new(op, vec![line()]).f32());
-        problems.push(Problem::new(op, vec![x(&[1, 2, 1, 1]).fill(Fill::Apart)]).f32());
+    for (op, fill) in [("GlobalMaxPool", Fill::Apart), ("GlobalAveragePool", Fill::Normal)] {
+        for input in [image(fill), batch(&[2, 3, 9]).fill(fill), x(&[1, 2, 1, 1]).fill(fill)] {
+            problems.push(Problem::new(op, vec![input]).f32());
+        }
     }
     problems
 }
@@ -93,13 +97,7 @@ pub fn normalisations() -> Vec<Problem> {
     let mut problems = Vec::new();
     for input in [batch(&[4, 3, 2, 2]), x(&[2, 3, 5]), batch(&[5, 3]), x(&[1, 3, 2, 2])] {
         let statistics = |values: [f64; 3]| Arg::Floats(vec![3], values.to_vec());
-        let args = vec![
-            input,
-            x(&[3]),
-            x(&[3]),
-            statistics([0.1, -0.2, 0.3]),
-            statistics([0.5, 1.0, 2.0]),
-        ];
+        let args = vec![input, x(&[3]), x(&[3]), statistics([0.1, -0.2, 0.3]), statistics([0.5, 1.0, 2.0])];
         let norm = || Problem::new("BatchNormalization", args.clone()).attr("epsilon", 1e-3_f32);
         problems.push(norm());
         problems.push(norm().frozen());
