@@ -89,8 +89,7 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
     }
     outputs.push(GRAD_NORM.to_owned());
     for (name, init, next) in updates {
-        let role =
-            if parameters.contains_key(&name) { StateRole::Parameter } else { StateRole::Optimizer };
+        let role = if parameters.contains_key(&name) { StateRole::Parameter } else { StateRole::Optimizer };
         outputs.push(output(b, &next, &format!("{name}.next"))?);
         state.push(StateTensor { name, init, role });
     }

@@ -15,12 +15,7 @@ pub struct UnsupportedNode {
 
 impl UnsupportedNode {
     pub(crate) fn new(node: &Node, opset: u32) -> Self {
-        UnsupportedNode {
-            op: node.op.clone(),
-            domain: node.domain.clone(),
-            opset,
-            node: node.name.clone(),
-        }
+        UnsupportedNode { op: node.op.clone(), domain: node.domain.clone(), opset, node: node.name.clone() }
     }
 }
 
@@ -38,15 +33,21 @@ pub enum GradError {
     NoSuchValue { value: String, known: String },
     #[error("value `{value}` is defined twice")]
     Redefined { value: String },
-    #[error("operator `{op}` (opset {opset}) at node `{node}` is not known; only operators with known shapes can be used")]
+    #[error(
+        "operator `{op}` (opset {opset}) at node `{node}` is not known; only operators with known shapes can be used"
+    )]
     UnknownOperator { op: String, node: String, opset: u32 },
     #[error("no derivative rule for {}", list_unsupported(.0))]
     Unsupported(Vec<UnsupportedNode>),
     #[error("loss `{value}`: expected a floating scalar, found {found}")]
     LossNotScalar { value: String, found: String },
-    #[error("`{name}` is to be trained: expected a floating initialiser that reaches the loss, found {found}")]
+    #[error(
+        "`{name}` is to be trained: expected a floating initialiser that reaches the loss, found {found}"
+    )]
     NotTrainable { name: String, found: &'static str },
-    #[error("{op} node `{node}`: the rule gives input {input} a gradient of shape {found}, expected {expected}")]
+    #[error(
+        "{op} node `{node}`: the rule gives input {input} a gradient of shape {found}, expected {expected}"
+    )]
     GradientShape { node: String, op: String, input: usize, expected: String, found: String },
 }
 
@@ -74,7 +75,9 @@ pub enum ReadError {
     Protobuf(#[source] prost::DecodeError),
     #[error("not an ONNX file: it holds no graph")]
     NoGraph,
-    #[error("expected ai.onnx opset {first} to {last}, found {found}; export the model again with such an opset_version")]
+    #[error(
+        "expected ai.onnx opset {first} to {last}, found {found}; export the model again with such an opset_version"
+    )]
     Opset { found: i64, first: u32, last: u32 },
     #[error("model-local function `{name}` is not supported; export the model with its functions inlined")]
     Function { name: String },

@@ -15,7 +15,9 @@ mod vjp;
 mod write;
 
 pub use builder::{Builder, Value};
-pub use derive::{CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive, trainable};
+pub use derive::{
+    CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive, trainable,
+};
 pub use error::{GradError, ReadError, UnsupportedNode};
 pub use optimizer::{GRAD_NORM, LEARNING_RATE, Optimizer, STEP};
 pub use vjp::BatchNorm;

@@ -111,7 +111,12 @@ fn scalars<const N: usize>(
 }
 
 /// Adds a state tensor of zeros beside `parameter`.
-fn slot(b: &mut Builder, parameter: &str, suffix: &str, init: &Tensor) -> Result<(String, Tensor), GradError> {
+fn slot(
+    b: &mut Builder,
+    parameter: &str,
+    suffix: &str,
+    init: &Tensor,
+) -> Result<(String, Tensor), GradError> {
     let name = format!("{parameter}.{suffix}");
     let zeros = Tensor::zeros(init.dtype, &init.dims);
     let shape = init.dims.iter().map(|&d| d.into()).collect();

@@ -103,15 +103,7 @@ fn read_graph(
     for node in proto.node {
         nodes.push(read_node(node, &mut names)?);
     }
-    Ok(Graph {
-        name: proto.name.unwrap_or_default(),
-        opset,
-        inputs,
-        outputs,
-        initializers,
-        nodes,
-        metadata,
-    })
+    Ok(Graph { name: proto.name.unwrap_or_default(), opset, inputs, outputs, initializers, nodes, metadata })
 }
 
 fn read_value_info(info: &ValueInfoProto, n_unnamed: &mut usize) -> Result<ValueInfo, ReadError> {
@@ -209,11 +201,8 @@ fn read_data_type(code: i32, name: &str) -> Result<DataType, ReadError> {
 fn read_tensor(proto: TensorProto, name: &str, folder: Option<&Path>) -> Result<Tensor, ReadError> {
     let dtype = read_data_type(proto.data_type.unwrap_or(0), name)?;
     let negative = || ReadError::Dimensions { name: name.to_owned(), dims: proto.dims.clone() };
-    let dims: Vec<usize> = proto
-        .dims
-        .iter()
-        .map(|&d| usize::try_from(d).map_err(|_| negative()))
-        .collect::<Result<_, _>>()?;
+    let dims: Vec<usize> =
+        proto.dims.iter().map(|&d| usize::try_from(d).map_err(|_| negative())).collect::<Result<_, _>>()?;
     let expected = dims
         .iter()
         .try_fold(dtype.size_bytes(), |n, &d| n.checked_mul(d))
@@ -256,8 +245,7 @@ fn read_external(
         proto.external_data.iter().find(|e| e.key.as_deref() == Some(key)).and_then(|e| e.value.as_deref())
     };
     let location = entry("location").unwrap_or_default();
-    let refused =
-        || ReadError::ExternalLocation { name: name.to_owned(), location: location.to_owned() };
+    let refused = || ReadError::ExternalLocation { name: name.to_owned(), location: location.to_owned() };
     let mut components = Path::new(location).components();
     let (Some(Component::Normal(file)), None) = (components.next(), components.next()) else {
         return Err(refused());

@@ -245,8 +245,7 @@ pub(crate) fn broadcast(shapes: &[&Shape]) -> Option<Shape> {
 }
 
 fn broadcast_all(c: &Context<'_>, first: usize) -> Result<Shape, GradError> {
-    let shapes: Vec<&Shape> =
-        (first..c.inputs.len()).map(|i| c.shape(i)).collect::<Result<_, _>>()?;
+    let shapes: Vec<&Shape> = (first..c.inputs.len()).map(|i| c.shape(i)).collect::<Result<_, _>>()?;
     broadcast(&shapes).ok_or_else(|| {
         let found = shapes.iter().map(|s| show(s)).collect::<Vec<_>>().join(" and ");
         c.error("shapes that broadcast against each other", found)

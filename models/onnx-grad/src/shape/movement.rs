@@ -293,7 +293,8 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let target = c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
+    let target =
+        c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
     let shape = broadcast(&[&x.shape, &target])
         .ok_or_else(|| c.error(format!("a target that {} broadcasts to", show(&x.shape)), show(&target)))?;
     one(x.dtype, shape)
@@ -368,9 +369,7 @@ pub(super) fn constant_of_shape(c: &Context<'_>) -> Result<Vec<Value>, GradError
 pub(super) fn range(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let scalar = |i: usize| c.constant_ints(i).and_then(|v| v.first().copied());
     let n = match (scalar(0), scalar(1), scalar(2)) {
-        (Some(start), Some(limit), Some(delta)) if delta != 0 => {
-            Dim::Size(picked_len(start, limit, delta))
-        }
+        (Some(start), Some(limit), Some(delta)) if delta != 0 => Dim::Size(picked_len(start, limit, delta)),
         _ => c.unknown_dim(0),
     };
     one(c.x(0)?.dtype, vec![n])
