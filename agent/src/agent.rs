@@ -1,0 +1,499 @@
+//! One agent from start to end: its stream of experiences, the training loop, and the exchange beside it.
+//!
+//! Everything here runs on one thread, which owns the network and the exchange engine. Between two training
+//! steps it takes in what has arrived from peers and labels a bounded number of rows for them; it never waits
+//! for anyone while it trains.
+
+mod learner;
+mod link;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dkt_models::step::TrainingStep;
+use dkt_models::zoo::{self, BuildOptions};
+use dkt_models::{DualHead, ModelError};
+use onnx_grad::GradError;
+use onnx_grad::graph::Graph;
+use tracing::{info, warn};
+
+use self::learner::Learner;
+use self::link::Link;
+use crate::config::AgentConfig;
+use crate::data::view::ViewFn;
+use crate::data::{DataError, DataSource};
+use crate::exchange::ExchangeError;
+use crate::exchange::connection::ConnectionConfig;
+use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent};
+use crate::ids::{Digest, Round, SampleId, View};
+use crate::stream::batches::{BatchPlan, epoch_batches};
+use crate::stream::replay::ReplayBuffer;
+use crate::stream::{ExperienceStream, StreamError};
+use crate::telemetry::event::{self, Event, Evaluated, Record};
+use crate::train::checkpoint::{self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Position};
+use crate::train::runtime::{RuntimeError, TrainSession};
+
+/// How often the totals of the exchange are reported.
+const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for a message while there is nothing else to do.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// Name of the final model in the run's folder.
+const MODEL_FILE: &str = "model.onnx";
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
+    Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
+}
+
+impl From<GradError> for AgentError {
+    fn from(error: GradError) -> Self {
+        AgentError::Model(error.into())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The whole stream is trained.
+    Finished,
+    /// Stopped from outside; a checkpoint holds everything.
+    Stopped,
+}
+
+/// Runs the agent that `config` describes until its stream ends or `stop` is set.
+///
+/// # Errors
+/// [`AgentError`]; checkpoints written before stay valid.
+pub fn run(
+    config: &AgentConfig,
+    stop: &AtomicBool,
+    on_record: &mut dyn FnMut(&Record),
+) -> Result<Ending, AgentError> {
+    let mut agent = Agent::new(config, stop, on_record)?;
+    let ending = agent.train()?;
+    agent.end(ending)?;
+    Ok(ending)
+}
+
+struct Agent<'a> {
+    config: &'a AgentConfig,
+    stop: &'a AtomicBool,
+    on_record: &'a mut dyn FnMut(&Record),
+    started: Instant,
+    traffic_reported: Instant,
+    step: TrainingStep,
+    learner: Learner,
+    stream: ExperienceStream,
+    replay: ReplayBuffer,
+    link: Option<Link>,
+    checkpoints: CheckpointStore,
+    /// Digests that a checkpoint must agree with: training graph, data, settings.
+    digests: [Digest; 3],
+    position: Position,
+    round: Round,
+    evaluated: Vec<Evaluated>,
+    out: PathBuf,
+}
+
+impl<'a> Agent<'a> {
+    fn new(
+        config: &'a AgentConfig,
+        stop: &'a AtomicBool,
+        on_record: &'a mut dyn FnMut(&Record),
+    ) -> Result<Self, AgentError> {
+        let started = Instant::now();
+        let source = crate::data::load(&config.data.source)?;
+        let stream = ExperienceStream::class_incremental(
+            &source.train,
+            &source.test,
+            config.stream.experiences,
+            &config.stream.class_order,
+        )?;
+        let model = load_model(config, &source)?;
+        let step = TrainingStep::derive(&model, &config.train.step_options())?;
+        let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
+        let views = ViewFn::new(&source.train, config.data.augmentation());
+        let digests = [
+            Digest(*blake3::hash(&step.train.encode()).as_bytes()),
+            views.digest(),
+            Digest(*blake3::hash(training_settings(config).as_bytes()).as_bytes()),
+        ];
+        let out = config.out_dir();
+        let checkpoints = CheckpointStore::open(&out.join("checkpoints"), config.checkpoint.keep)?;
+        let mut agent = Agent {
+            config,
+            stop,
+            on_record,
+            started,
+            traffic_reported: started,
+            step,
+            learner: Learner::new(config, source, views, session),
+            stream,
+            replay: ReplayBuffer::new(config.replay.capacity, config.seed),
+            link: None,
+            checkpoints,
+            digests,
+            position: Position::default(),
+            round: Round(0),
+            evaluated: Vec::new(),
+            out,
+        };
+        agent.resume()?;
+        if config.exchange.enabled {
+            agent.link = Some(agent.connect(model_digest(&model))?);
+        }
+        agent.announce(&model);
+        Ok(agent)
+    }
+
+    fn connect(&self, model: Digest) -> Result<Link, ExchangeError> {
+        let config = self.config;
+        let exchange = &config.exchange;
+        let engine = EngineConfig {
+            agent: config.agent.clone(),
+            fleet: config.fleet.clone(),
+            data: self.digests[1],
+            model,
+            classes: self.learner.source.train.classes.clone(),
+            n_samples: self.learner.source.train.len() as u32,
+            temperature: config.train.distill.temperature,
+            teachers: exchange.teachers.clone(),
+            chunk_bytes: exchange.chunk_bytes,
+            ..EngineConfig::default()
+        };
+        Link::start(engine, ConnectionConfig::new(config)?)
+    }
+
+    fn announce(&mut self, model: &DualHead) {
+        let source = &self.learner.source;
+        let name = |class: &u16| source.train.classes[usize::from(*class)].clone();
+        let experiences: Vec<Vec<String>> =
+            self.stream.experiences().iter().map(|e| e.classes.iter().map(name).collect()).collect();
+        let n_steps = (0..experiences.len()).map(|e| self.n_steps_of(e)).sum();
+        self.emit(Event::Started(event::Started {
+            agent: self.config.agent.to_string(),
+            fleet: self.config.fleet.to_string(),
+            network: self.config.model.network.clone(),
+            n_parameters: model.n_parameters() as u64,
+            device: self.config.train.device.to_string(),
+            exchange: self.config.exchange.enabled,
+            experiences,
+            n_epochs: self.config.train.epochs,
+            n_steps,
+            resumed_at_step: self.position.step,
+        }));
+    }
+
+    fn n_steps_of(&self, experience: usize) -> u64 {
+        let n = self.stream.experiences()[experience].train.len();
+        n.div_ceil(self.config.train.batch_size) as u64 * u64::from(self.config.train.epochs)
+    }
+
+    fn emit(&mut self, event: Event) {
+        (self.on_record)(&Record { t_s: self.started.elapsed().as_secs_f64(), event });
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn train(&mut self) -> Result<Ending, AgentError> {
+        self.wait_for_peers();
+        for experience in self.position.experience as usize..self.stream.experiences().len() {
+            self.demand(experience);
+            for epoch in self.position.epoch..self.config.train.epochs {
+                if !self.train_epoch(experience, epoch)? {
+                    return Ok(Ending::Stopped);
+                }
+                self.position.epoch = epoch + 1;
+                self.position.batch = 0;
+                if (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
+                    self.start_round();
+                }
+            }
+            let ids = self.stream.experiences()[experience].train.clone();
+            self.replay.offer(&ids);
+            self.evaluate(experience)?;
+            self.position = Position {
+                experience: experience as u32 + 1,
+                epoch: 0,
+                batch: 0,
+                step: self.position.step,
+            };
+        }
+        self.save_checkpoint()?;
+        Ok(Ending::Finished)
+    }
+
+    /// Trains the rest of one epoch. False if the agent was stopped on the way.
+    fn train_epoch(&mut self, experience: usize, epoch: u32) -> Result<bool, AgentError> {
+        let view = View((epoch % u32::from(self.config.data.views)) as u8);
+        let batches = epoch_batches(&BatchPlan {
+            current: &self.stream.experiences()[experience].train,
+            replay: self.replay.ids(),
+            batch_size: self.config.train.batch_size,
+            replay_batch_size: self.config.replay.batch_size,
+            seed: self.config.seed,
+            experience: experience as u32,
+            epoch,
+        });
+        let began = Instant::now();
+        let (mut sums, mut n_rows, mut n_taught, mut n_batches) = ([0.0_f64; 3], 0, 0, 0);
+        for ids in batches.iter().skip(self.position.batch as usize) {
+            let link = &self.link;
+            let trained = self.learner.train(ids, view, |id, view, row| {
+                link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
+            })?;
+            let report = trained.report;
+            for (sum, value) in sums.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
+                *sum += f64::from(value);
+            }
+            n_rows += ids.len();
+            n_taught += trained.n_taught;
+            n_batches += 1;
+            self.position.batch += 1;
+            self.position.step += 1;
+            self.teach()?;
+            if self.stopped() {
+                self.save_checkpoint()?;
+                return Ok(false);
+            }
+            let every = self.config.checkpoint.every_steps;
+            if every > 0 && self.position.step.is_multiple_of(every) {
+                self.save_checkpoint()?;
+            }
+        }
+        if n_batches > 0 {
+            let mean = |sum: f64| (sum / f64::from(n_batches)) as f32;
+            self.emit(Event::Epoch(event::Epoch {
+                experience: experience as u32,
+                epoch,
+                step: self.position.step,
+                loss: mean(sums[0]),
+                loss_cl: mean(sums[1]),
+                loss_st: mean(sums[2]),
+                teacher_share: n_taught as f32 / n_rows as f32,
+                samples_per_second: n_rows as f32 / began.elapsed().as_secs_f32().max(1e-6),
+                n_peers: self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32),
+            }));
+        }
+        Ok(true)
+    }
+
+    /// Takes in what has arrived, and labels a bounded number of rows for peers.
+    fn teach(&mut self) -> Result<(), AgentError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        link.pump();
+        if let Some((view, ids)) = link.engine.next_label_batch(self.config.exchange.rows_per_step) {
+            let logits = self.learner.label(&ids, view)?;
+            link.step(ExchangeEvent::Labelled { view, ids, logits });
+        }
+        if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
+            self.report_traffic();
+        }
+        Ok(())
+    }
+
+    fn report_traffic(&mut self) {
+        if let Some(link) = &self.link {
+            self.traffic_reported = Instant::now();
+            let traffic = link.traffic().into();
+            self.emit(Event::Traffic(traffic));
+        }
+    }
+
+    /// Tells peers which samples and views the agent trains on from now.
+    fn demand(&mut self, experience: usize) {
+        if let Some(link) = &mut self.link {
+            let mut samples: Vec<SampleId> = self.stream.experiences()[experience].train.clone();
+            samples.extend_from_slice(self.replay.ids());
+            samples.sort_unstable();
+            samples.dedup();
+            link.step(ExchangeEvent::Demand { samples, n_views: self.config.data.views });
+        }
+    }
+
+    /// The network has changed enough for peers to want its soft targets anew.
+    fn start_round(&mut self) {
+        self.round = Round(self.round.0 + 1);
+        if let Some(link) = &mut self.link {
+            link.step(ExchangeEvent::RoundStarted(self.round));
+        }
+    }
+
+    fn wait_for_peers(&mut self) {
+        let wanted = self.config.exchange.wait_for_peers;
+        let deadline = Instant::now() + Duration::from_secs_f64(self.config.exchange.wait_at_most_s);
+        while let Some(link) = &mut self.link {
+            let found = link.engine.peers().len();
+            if found >= wanted || self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if Instant::now() >= deadline {
+                let message =
+                    format!("waited {:.0} s for {wanted} peers, found {found}; training begins without them",
+                        self.config.exchange.wait_at_most_s);
+                warn!("{message}");
+                self.emit(Event::Warning { message });
+                return;
+            }
+            link.pump_or_wait(IDLE_WAIT);
+        }
+    }
+
+    fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
+        let tests: Vec<Vec<SampleId>> = self.stream.experiences().iter().map(|e| e.test.clone()).collect();
+        let heads = self.learner.evaluate(&tests)?;
+        let evaluated = Evaluated { experience: experience as u32, heads };
+        self.evaluated.push(evaluated.clone());
+        self.emit(Event::Evaluated(evaluated));
+        self.report_traffic();
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self) -> Result<(), AgentError> {
+        let [model, data, settings] = self.digests;
+        let checkpoint = Checkpoint {
+            manifest: Manifest {
+                version: checkpoint::VERSION,
+                agent: self.config.agent.clone(),
+                model,
+                data,
+                settings,
+                position: self.position,
+                replay_n_seen: self.replay.n_seen(),
+                replay_ids: self.replay.ids().iter().map(|id| id.0).collect(),
+                round: self.round,
+                evaluated: self.evaluated.clone(),
+            },
+            tensors: self.learner.session.state()?,
+        };
+        let size_bytes = self.checkpoints.save(&checkpoint)?;
+        self.emit(Event::Checkpointed { step: self.position.step, size_bytes });
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), AgentError> {
+        let (newest, damaged) = self.checkpoints.newest()?;
+        for error in damaged {
+            warn!("{error}; using the one before");
+        }
+        let Some((path, Checkpoint { manifest, tensors })) = newest else { return Ok(()) };
+        let [model, data, settings] = self.digests;
+        let same = [
+            ("agent", self.config.agent.to_string(), manifest.agent.to_string()),
+            ("network", model.to_string(), manifest.model.to_string()),
+            ("data set", data.to_string(), manifest.data.to_string()),
+            ("training configuration", settings.to_string(), manifest.settings.to_string()),
+        ];
+        for (what, expected, found) in same {
+            if expected != found {
+                return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
+            }
+        }
+        info!(path = %path.display(), step = manifest.position.step, "resuming");
+        self.learner.session.restore(&tensors, manifest.position.step)?;
+        let ids = manifest.replay_ids.into_iter().map(SampleId).collect();
+        self.replay.restore(manifest.replay_n_seen, ids);
+        self.position = manifest.position;
+        self.round = manifest.round;
+        self.evaluated = manifest.evaluated;
+        Ok(())
+    }
+
+    /// Writes the final model, goes on teaching those who have not finished, and says goodbye.
+    fn end(&mut self, ending: Ending) -> Result<(), AgentError> {
+        let state = self.learner.session.state()?;
+        let source = &self.learner.source;
+        let mut graph = self.step.export(&state)?;
+        graph.metadata.extend(source.metadata());
+        checkpoint::write_durably(&self.out.join(MODEL_FILE), &graph.encode())?;
+        if ending == Ending::Finished {
+            self.linger()?;
+            self.report_traffic();
+        }
+        let stats = self.link.as_ref().map(|l| l.engine.stats().clone()).unwrap_or_default();
+        let n_dropped = self.link.as_ref().map_or(0, |l| l.traffic().n_dropped());
+        if let Some(link) = self.link.take() {
+            link.stop();
+        }
+        if ending == Ending::Finished {
+            self.emit(Event::Finished(event::Finished {
+                n_steps: self.position.step,
+                model: MODEL_FILE.to_owned(),
+                rows_applied: stats.rows_applied,
+                rows_refused: stats.rows_refused(),
+                n_dropped,
+            }));
+        }
+        Ok(())
+    }
+
+    fn linger(&mut self) -> Result<(), AgentError> {
+        let deadline = Instant::now() + Duration::from_secs_f64(self.config.exchange.linger_s);
+        if let Some(link) = &mut self.link {
+            link.step(ExchangeEvent::Finished);
+        }
+        while let Some(link) = &mut self.link {
+            if link.engine.all_peers_finished() || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline
+            {
+                break;
+            }
+            link.pump_or_wait(IDLE_WAIT);
+            self.teach()?;
+        }
+        Ok(())
+    }
+}
+
+/// A network of the zoo fitted to the data, or the user's own file checked against it.
+fn load_model(config: &AgentConfig, source: &DataSource) -> Result<DualHead, AgentError> {
+    let network = &config.model.network;
+    let shape = source.train.shape;
+    let input = [shape.channels, shape.height, shape.width].map(usize::from);
+    let classes = source.train.classes.len();
+    let graph = if network.ends_with(".onnx") {
+        Graph::read(network.as_ref())?
+    } else {
+        let seed = config.model.seed.unwrap_or(config.seed);
+        zoo::build(network, &BuildOptions { seed, classes, input })?
+    };
+    let model = DualHead::from_graph(graph)?;
+    let mismatch = |what, expected: String, found: String| AgentError::Mismatch {
+        network: network.clone(),
+        data: config.data.source.clone(),
+        what,
+        expected,
+        found,
+    };
+    if model.input_dims() != input {
+        return Err(mismatch("inputs of", format!("{:?}", model.input_dims()), format!("{input:?}")));
+    }
+    if model.n_classes() != classes {
+        return Err(mismatch("a number of classes of", model.n_classes().to_string(), classes.to_string()));
+    }
+    Ok(model)
+}
+
+fn model_digest(model: &DualHead) -> Digest {
+    Digest(*blake3::hash(&model.graph().encode()).as_bytes())
+}
+
+/// The settings that decide how training goes on: a checkpoint of others cannot be resumed.
+fn training_settings(config: &AgentConfig) -> String {
+    format!("{} {:?} {:?} {:?} {:?}", config.seed, config.data, config.stream, config.train, config.replay)
+}

@@ -1,0 +1,82 @@
+//! The training thread's side of the exchange: the pure engine, and the channels to and from the broker.
+//!
+//! Nothing here waits for a peer, except where the caller says for how long.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::exchange::connection::{Connection, ConnectionConfig, Incoming};
+use crate::exchange::engine::{Action, Engine, EngineConfig, Event};
+use crate::exchange::{ExchangeError, Traffic};
+
+/// Messages taken from the queue in one go, so that a flood cannot keep the agent from training.
+const MESSAGES_PER_PUMP: usize = 64;
+
+pub(crate) struct Link {
+    pub engine: Engine,
+    connection: Connection,
+    started: Instant,
+}
+
+impl Link {
+    /// Connects to the broker and announces the agent.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] if the broker cannot be reached in the time allowed.
+    pub fn start(engine: EngineConfig, connection: ConnectionConfig) -> Result<Self, ExchangeError> {
+        let engine = Engine::new(engine);
+        let connection = Connection::start(connection, engine.last_will())?;
+        Ok(Link { engine, connection, started: Instant::now() })
+    }
+
+    /// Takes in what has arrived and sends what follows from it.
+    pub fn pump(&mut self) {
+        for _ in 0..MESSAGES_PER_PUMP {
+            match self.connection.try_recv() {
+                Some(incoming) => self.receive(incoming),
+                None => break,
+            }
+        }
+        self.step(Event::Tick);
+    }
+
+    /// As [`Link::pump`], but waits for up to `longest` for something to arrive.
+    pub fn pump_or_wait(&mut self, longest: Duration) {
+        if let Some(incoming) = self.connection.recv_timeout(longest) {
+            self.receive(incoming);
+        }
+        self.pump();
+    }
+
+    fn receive(&mut self, incoming: Incoming) {
+        let event = match incoming {
+            Incoming::Connected => Event::Connected,
+            Incoming::Disconnected => Event::Disconnected,
+            Incoming::Message { topic, message } => Event::Received { topic, message },
+        };
+        self.step(event);
+    }
+
+    pub fn step(&mut self, event: Event) {
+        for action in self.engine.step(event, self.started.elapsed()) {
+            match action {
+                Action::Subscribe(filters) => self.connection.subscribe(filters),
+                Action::Publish { topic, message, retain } => {
+                    self.connection.publish(topic, message, retain);
+                }
+                Action::Warn(text) => warn!("{text}"),
+            }
+        }
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.connection.traffic()
+    }
+
+    /// Says goodbye and waits, for a bounded time, until everything queued is sent.
+    pub fn stop(mut self) {
+        self.step(Event::Stopping);
+        self.connection.stop();
+    }
+}

@@ -1,0 +1,39 @@
+//! `dkt eval`.
+
+use std::path::PathBuf;
+
+use dkt_models::DualHead;
+use onnx_grad::graph::Graph;
+
+use super::CliError;
+use crate::eval::evaluator::Evaluator;
+
+/// Rows evaluated at once.
+const BATCH: usize = 64;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// A dual-head model: forward ONNX with outputs `cl_logits` and `st_logits`
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// `digits`, or a folder with IDX files; its test split is used
+    #[arg(long, value_name = "DATA")]
+    data: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let source = crate::data::load(&arguments.data)?;
+    let model = DualHead::from_graph(Graph::read(&arguments.model)?)?;
+    let evaluator = Evaluator::new(&model.graph().encode(), model.input_dims(), BATCH)?;
+    let evaluation = evaluator.evaluate(&source.test, &source.normalization)?;
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&evaluation).map_err(|e| super::io_error("write", "standard output".as_ref())(e.into()))?;
+        println!("{json}");
+    } else {
+        print!("{}", evaluation.to_table());
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! `dkt testbed`: every agent of a lab as a process of its own, once with the exchange and, if asked, once
+//! without.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use super::{CliError, io_error};
+use crate::config::lab::LabConfig;
+use crate::config::{AgentConfig, ConfigError};
+use crate::report::record::{Arm, LabRecord, RunRecord};
+use crate::telemetry::event::Record;
+use crate::telemetry::progress::{Progress, Style};
+
+/// Lines from agents that wait to be shown. A full queue makes the agent's pipe fill, and the agent wait for
+/// its own output; it is drained by a loop that does nothing else.
+const QUEUE_LINES: usize = 1024;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The lab's configuration
+    #[arg(value_name = "LAB.toml")]
+    lab: PathBuf,
+    /// Folder for everything the lab writes; what an earlier lab left there is replaced
+    #[arg(long, default_value = "runs/lab", value_name = "FOLDER")]
+    out: PathBuf,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t = Style::Auto)]
+    progress: Style,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let lab = LabConfig::read(&arguments.lab)?;
+    clear(&arguments.out)?;
+    let broker = start_broker(&lab)?;
+    let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
+    let arms: &[(&str, bool)] =
+        if lab.control { &[("exchange on", true), ("exchange off", false)] } else { &[("exchange on", true)] };
+    for (name, exchange) in arms {
+        let dir = if *exchange { arguments.out.clone() } else { arguments.out.join("exchange-off") };
+        record.arms.push(run_arm(name, *exchange, &lab.agents, &broker.url, &dir, arguments.progress)?);
+    }
+    crate::report::metrics_csv::write(&record, &arguments.out.join("metrics.csv"))?;
+    crate::report::html::write(&record, &arguments.out.join("report.html"))?;
+    println!("{}", crate::report::table::render(&record));
+    println!("Written to {}:", arguments.out.display());
+    println!("  report.html, metrics.csv");
+    for agent in &lab.agents {
+        println!("  {}/model.onnx", agent.agent);
+    }
+    Ok(())
+}
+
+/// The broker of the lab, stopped when this is dropped.
+struct LabBroker {
+    url: String,
+    #[cfg(feature = "broker")]
+    _embedded: Option<crate::exchange::broker::EmbeddedBroker>,
+}
+
+#[cfg(feature = "broker")]
+fn start_broker(lab: &LabConfig) -> Result<LabBroker, CliError> {
+    if lab.broker != "embedded" {
+        return Ok(LabBroker { url: lab.broker.clone(), _embedded: None });
+    }
+    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let broker = crate::exchange::broker::EmbeddedBroker::start(any_port)?;
+    Ok(LabBroker { url: format!("mqtt://{}", broker.addr()), _embedded: Some(broker) })
+}
+
+#[cfg(not(feature = "broker"))]
+fn start_broker(lab: &LabConfig) -> Result<LabBroker, CliError> {
+    if lab.broker == "embedded" {
+        return Err(CliError::NoBroker);
+    }
+    Ok(LabBroker { url: lab.broker.clone() })
+}
+
+/// Name of the file that marks a folder as a lab's own, so that nobody else's is ever emptied.
+const MARKER: &str = ".dkt-testbed";
+
+/// Empties the folder of an earlier lab.
+fn clear(out: &Path) -> Result<(), CliError> {
+    let occupied = out.exists()
+        && fs::read_dir(out).map_err(io_error("list", out))?.next().is_some();
+    if occupied && !out.join(MARKER).exists() {
+        let source = std::io::Error::other("it is not empty and no earlier testbed's; choose another --out");
+        return Err(io_error("write to", out)(source));
+    }
+    if occupied {
+        fs::remove_dir_all(out).map_err(io_error("empty", out))?;
+    }
+    fs::create_dir_all(out).map_err(io_error("create", out))?;
+    fs::write(out.join(MARKER), "").map_err(io_error("write to", out))
+}
+
+/// Agents that are running; those left when this is dropped are ended.
+struct Children(Vec<(String, Child, PathBuf)>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for (_, child, _) in &mut self.0 {
+            // An agent that has ended by itself cannot be killed, and need not be.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn run_arm(
+    name: &str,
+    exchange: bool,
+    agents: &[AgentConfig],
+    broker: &str,
+    dir: &Path,
+    style: Style,
+) -> Result<Arm, CliError> {
+    let names: Vec<String> = agents.iter().map(|a| a.agent.to_string()).collect();
+    let (lines, received) = mpsc::sync_channel::<(usize, Record)>(QUEUE_LINES);
+    let mut children = Children(Vec::new());
+    for (index, agent) in agents.iter().enumerate() {
+        children.0.push(start(agent, exchange, broker, dir, index, lines.clone())?);
+    }
+    drop(lines);
+    eprintln!("{name}: {}", names.join(", "));
+    let mut progress = Progress::new(style, &names);
+    let mut runs = vec![RunRecord::default(); agents.len()];
+    for (index, record) in received {
+        progress.on(&names[index], &record);
+        runs[index].apply(&record);
+    }
+    progress.finish();
+    for (agent, child, log) in &mut children.0 {
+        let status = child.wait().map_err(io_error("wait for", log))?;
+        if !status.success() {
+            let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
+            let text = fs::read_to_string(&*log).unwrap_or_default();
+            eprint!("{text}");
+            return Err(CliError::Child { agent: agent.clone(), code, log: log.clone() });
+        }
+    }
+    Ok(Arm { name: name.to_owned(), agents: runs })
+}
+
+/// Writes the agent's own configuration, as it could also be run by hand, and starts it.
+fn start(
+    agent: &AgentConfig,
+    exchange: bool,
+    broker: &str,
+    dir: &Path,
+    index: usize,
+    lines: mpsc::SyncSender<(usize, Record)>,
+) -> Result<(String, Child, PathBuf), CliError> {
+    let mut config = agent.clone();
+    let out = dir.join(config.agent.as_str());
+    fs::create_dir_all(&out).map_err(io_error("create", &out))?;
+    config.out = Some(out.clone());
+    config.exchange.enabled = exchange;
+    broker.clone_into(&mut config.exchange.broker);
+    let path = out.join("agent.toml");
+    config.validate(&path)?;
+    let text = toml::to_string(&config).map_err(|e| {
+        ConfigError::Read { path: path.clone(), source: std::io::Error::other(e) }
+    })?;
+    fs::write(&path, text).map_err(io_error("write", &path))?;
+    let log = out.join("agent.log");
+    let stderr = File::create(&log).map_err(io_error("create", &log))?;
+    let exe = std::env::current_exe().map_err(io_error("find", Path::new("dkt")))?;
+    let mut child = Command::new(&exe)
+        .arg("run")
+        .arg(&path)
+        .args(["--progress", "json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .map_err(io_error("start", &exe))?;
+    let stdout = child.stdout.take().expect("invariant: standard output is piped");
+    thread::spawn(move || {
+        // The agent's exit code says what went wrong where its output ends early.
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Ok(record) = serde_json::from_str(&line)
+                && lines.send((index, record)).is_err()
+            {
+                break;
+            }
+        }
+    });
+    Ok((config.agent.to_string(), child, log))
+}

@@ -1,0 +1,86 @@
+//! `LAB.toml`: several agents on one machine, what they share and where they differ.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{AgentConfig, ConfigError, parse};
+
+/// Configuration of `dkt testbed`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabConfig {
+    /// Heading of the report.
+    pub title: String,
+    /// `embedded` for a broker of the testbed's own, or the URL of a running one.
+    pub broker: String,
+    /// Whether the same lab runs a second time with the exchange off.
+    pub control: bool,
+    pub agents: Vec<AgentConfig>,
+}
+
+/// The file as it is written: agents are tables laid over `defaults`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabFile {
+    title: String,
+    #[serde(default = "embedded")]
+    broker: String,
+    #[serde(default)]
+    control: bool,
+    #[serde(default)]
+    defaults: toml::Table,
+    agents: Vec<toml::Table>,
+}
+
+fn embedded() -> String {
+    "embedded".to_owned()
+}
+
+impl LabConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file and the key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let file: LabFile = parse(path)?;
+        let mut agents = Vec::new();
+        let mut names = BTreeSet::new();
+        for table in file.agents {
+            let mut merged = file.defaults.clone();
+            lay_over(&mut merged, table);
+            let config: AgentConfig = merged
+                .try_into()
+                .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+            config.validate(path)?;
+            if !names.insert(config.agent.clone()) {
+                return Err(ConfigError::DuplicateAgent {
+                    path: path.to_owned(),
+                    agent: config.agent.to_string(),
+                });
+            }
+            agents.push(config);
+        }
+        if agents.is_empty() {
+            return Err(ConfigError::Value {
+                path: path.to_owned(),
+                key: "agents",
+                expected: "at least one [[agents]] table",
+                found: "none".to_owned(),
+            });
+        }
+        Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents })
+    }
+}
+
+/// Puts `over` on top of `base`, table by table, so that an agent states only what differs.
+fn lay_over(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Which samples make the mini-batches of an epoch.
+
+use crate::draw::Draw;
+use crate::ids::SampleId;
+
+/// One epoch's ingredients.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPlan<'a> {
+    /// Samples of the experience.
+    pub current: &'a [SampleId],
+    /// Samples remembered from earlier ones.
+    pub replay: &'a [SampleId],
+    /// New samples in a mini-batch.
+    pub batch_size: usize,
+    /// Remembered samples in a mini-batch, beside the new ones.
+    pub replay_batch_size: usize,
+    pub seed: u64,
+    pub experience: u32,
+    pub epoch: u32,
+}
+
+/// The mini-batches: the current samples shuffled and cut (the last batch may be short), each followed by the
+/// next of the remembered samples, which are shuffled too and start anew when they run out.
+pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<Vec<SampleId>> {
+    let counters = [u64::from(plan.experience), u64::from(plan.epoch)];
+    let shuffled = |ids: &[SampleId], purpose: &str| {
+        let mut ids = ids.to_vec();
+        Draw::new(plan.seed, purpose).shuffle(&mut ids, &counters);
+        ids
+    };
+    let current = shuffled(plan.current, "batches");
+    let replay = shuffled(plan.replay, "replay-batches");
+    // A mini-batch never holds the same remembered sample twice.
+    let n_replayed = plan.replay_batch_size.min(replay.len());
+    let mut remembered = replay.iter().cycle();
+    current
+        .chunks(plan.batch_size.max(1))
+        .map(|chunk| chunk.iter().chain(remembered.by_ref().take(n_replayed)).copied().collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ids(range: std::ops::Range<u32>) -> Vec<SampleId> {
+        range.map(SampleId).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_epoch_has_every_current_sample_once(
+            n_current in 0_u32..200, n_replay in 0_u32..50, batch in 1_usize..40, replayed in 0_usize..60,
+            seed: u64, epoch in 0_u32..5,
+        ) {
+            let (current, replay) = (ids(0..n_current), ids(1000..1000 + n_replay));
+            let batches = epoch_batches(&BatchPlan {
+                current: &current, replay: &replay, batch_size: batch, replay_batch_size: replayed,
+                seed, experience: 0, epoch,
+            });
+            let mut seen: Vec<SampleId> = batches.iter().flatten().copied().filter(|id| id.0 < 1000).collect();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, current);
+            for batch in &batches {
+                let mut replayed_ids: Vec<_> = batch.iter().filter(|id| id.0 >= 1000).collect();
+                prop_assert_eq!(replayed_ids.len(), replayed.min(replay.len()));
+                replayed_ids.sort_unstable();
+                replayed_ids.dedup();
+                prop_assert_eq!(replayed_ids.len(), replayed.min(replay.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn epochs_differ_and_repeat() {
+        let current = ids(0..64);
+        let plan = BatchPlan {
+            current: &current,
+            replay: &[],
+            batch_size: 16,
+            replay_batch_size: 0,
+            seed: 1,
+            experience: 0,
+            epoch: 0,
+        };
+        assert_eq!(epoch_batches(&plan), epoch_batches(&plan));
+        assert_ne!(epoch_batches(&plan), epoch_batches(&BatchPlan { epoch: 1, ..plan }));
+    }
+}

@@ -1,0 +1,4 @@
+//! Training on ONNX Runtime: the sessions and their device buffers, and what is kept on disk.
+
+pub mod checkpoint;
+pub mod runtime;

@@ -1,0 +1,324 @@
+//! What an agent keeps on disk to go on from where it was stopped: one safetensors file per checkpoint.
+//!
+//! A file holds every state tensor under its ONNX name, and in its metadata a manifest (JSON) and a BLAKE3
+//! checksum over manifest and tensors. It is written under another name, synced, renamed, and the folder is
+//! synced: after a crash at any moment the folder holds the checkpoint before or the one after.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use onnx_grad::graph::{DataType, Tensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, Digest, Round};
+use crate::telemetry::event::Evaluated;
+
+/// Version of the manifest that this build writes.
+pub const VERSION: u32 = 1;
+const PREFIX: &str = "checkpoint-";
+const SUFFIX: &str = ".safetensors";
+const MANIFEST_KEY: &str = "dkt.manifest";
+const CHECKSUM_KEY: &str = "dkt.blake3";
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("cannot {action} `{}`", .path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("checkpoint `{}` is damaged: {what}", .path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("checkpoint `{}` has version {found}, expected at most {VERSION}; use a newer dkt", .path.display())]
+    Version { path: PathBuf, found: u32 },
+    #[error(
+        "checkpoint `{}` belongs to another {what} (expected {expected}, found {found}); choose another `out`, or remove the folder to start anew",
+        .path.display()
+    )]
+    Mismatch { path: PathBuf, what: &'static str, expected: String, found: String },
+}
+
+/// Where in its stream an agent is: the next thing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub experience: u32,
+    pub epoch: u32,
+    /// Mini-batch within the epoch.
+    pub batch: u32,
+    /// Training steps done.
+    pub step: u64,
+}
+
+/// Everything about a checkpoint that is not a tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    pub agent: AgentId,
+    /// Digest of the training graph.
+    pub model: Digest,
+    /// Digest of the data set and its augmentation.
+    pub data: Digest,
+    /// Digest of those settings that decide how training goes on.
+    pub settings: Digest,
+    pub position: Position,
+    /// Samples offered to the replay buffer so far, and those it holds.
+    pub replay_n_seen: u64,
+    pub replay_ids: Vec<u32>,
+    /// The agent's last round as a teacher.
+    pub round: Round,
+    /// Accuracies after the experiences trained so far.
+    pub evaluated: Vec<Evaluated>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub manifest: Manifest,
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// The checkpoints of one agent.
+pub struct CheckpointStore {
+    dir: PathBuf,
+    keep: usize,
+}
+
+impl CheckpointStore {
+    /// # Errors
+    /// [`CheckpointError::Io`] if the folder cannot be made.
+    pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
+        fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
+        Ok(CheckpointStore { dir: dir.to_owned(), keep })
+    }
+
+    /// Writes a checkpoint durably and removes those beyond the number kept. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; the checkpoints before are untouched then.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<u64, CheckpointError> {
+        let path = self.dir.join(format!("{PREFIX}{:012}{SUFFIX}", checkpoint.manifest.position.step));
+        let bytes = encode(checkpoint, &path)?;
+        write_durably(&path, &bytes)?;
+        for old in self.paths()?.iter().rev().skip(self.keep) {
+            fs::remove_file(old).map_err(io_error("remove the old checkpoint", old))?;
+        }
+        Ok(bytes.len() as u64)
+    }
+
+    /// The newest checkpoint that is whole, and an account of every damaged one that was passed over.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] if the folder cannot be read, [`CheckpointError::Version`] if the newest was
+    /// written by a newer build.
+    pub fn newest(&self) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
+        let mut damaged = Vec::new();
+        for path in self.paths()?.into_iter().rev() {
+            match read(&path) {
+                Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
+                Err(error @ CheckpointError::Version { .. }) => return Err(error),
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok((None, damaged))
+    }
+
+    /// Oldest first; names hold the step with leading zeros.
+    fn paths(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        let failed = io_error("list", &self.dir);
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(&failed)? {
+            let path = entry.map_err(&failed)?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+/// Reads and verifies one checkpoint.
+///
+/// # Errors
+/// [`CheckpointError`], naming the file.
+pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let damaged = |what: String| CheckpointError::Damaged { path: path.to_owned(), what };
+    let bytes = fs::read(path).map_err(io_error("read", path))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let metadata = header.metadata().as_ref().ok_or_else(|| damaged("no metadata".to_owned()))?;
+    let entry = |key: &str| metadata.get(key).ok_or_else(|| damaged(format!("no `{key}`")));
+    let (manifest, checksum) = (entry(MANIFEST_KEY)?, entry(CHECKSUM_KEY)?);
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let dtype = from_safetensors(view.dtype())
+            .ok_or_else(|| damaged(format!("tensor `{name}` has type {:?}", view.dtype())))?;
+        let tensor = Tensor { dtype, dims: view.shape().to_vec(), bytes: view.data().to_vec() };
+        tensors.insert(name, tensor);
+    }
+    let found = checksum_of(manifest, &tensors).to_string();
+    if found != *checksum {
+        return Err(damaged(format!("expected checksum {checksum}, found {found}")));
+    }
+    #[derive(Deserialize)]
+    struct VersionOnly {
+        version: u32,
+    }
+    let VersionOnly { version } = serde_json::from_str(manifest).map_err(|e| damaged(e.to_string()))?;
+    if version > VERSION {
+        return Err(CheckpointError::Version { path: path.to_owned(), found: version });
+    }
+    let manifest = serde_json::from_str(manifest).map_err(|e| damaged(e.to_string()))?;
+    Ok(Checkpoint { manifest, tensors })
+}
+
+/// Writes `bytes` so that after a crash `path` holds either what it held before or all of them.
+///
+/// # Errors
+/// [`CheckpointError::Io`]; `path` is as before then.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("tmp");
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(source) = written {
+        // What is there of the file is of no use, and a failure to remove it does no harm.
+        let _ = fs::remove_file(&temporary);
+        return Err(io_error("write", &temporary)(source));
+    }
+    fs::rename(&temporary, path).map_err(io_error("rename to", path))?;
+    File::open(folder).and_then(|dir| dir.sync_all()).map_err(io_error("sync the folder", folder))
+}
+
+fn encode(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let damaged = |what: String| CheckpointError::Damaged { path: path.to_owned(), what };
+    let manifest = serde_json::to_string(&checkpoint.manifest).map_err(|e| damaged(e.to_string()))?;
+    let checksum = checksum_of(&manifest, &checkpoint.tensors).to_string();
+    let metadata =
+        HashMap::from([(MANIFEST_KEY.to_owned(), manifest), (CHECKSUM_KEY.to_owned(), checksum)]);
+    let mut views = Vec::with_capacity(checkpoint.tensors.len());
+    for (name, tensor) in &checkpoint.tensors {
+        let view = TensorView::new(to_safetensors(tensor.dtype), tensor.dims.clone(), &tensor.bytes)
+            .map_err(|e| damaged(e.to_string()))?;
+        views.push((name.as_str(), view));
+    }
+    safetensors::serialize(views, Some(metadata)).map_err(|e| damaged(e.to_string()))
+}
+
+/// Over the manifest and, in the order of their names, each tensor's name, type, shape and bytes, every part
+/// led by its length.
+fn checksum_of(manifest: &str, tensors: &BTreeMap<String, Tensor>) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(manifest.as_bytes());
+    for (name, tensor) in tensors {
+        part(name.as_bytes());
+        part(format!("{} {:?}", tensor.dtype, tensor.dims).as_bytes());
+        part(&tensor.bytes);
+    }
+    hasher.finalize()
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> CheckpointError + 'a {
+    move |source| CheckpointError::Io { action, path: path.to_owned(), source }
+}
+
+/// Element types on both sides.
+const TYPES: [(DataType, Dtype); 9] = [
+    (DataType::F16, Dtype::F16),
+    (DataType::BF16, Dtype::BF16),
+    (DataType::F32, Dtype::F32),
+    (DataType::F64, Dtype::F64),
+    (DataType::I8, Dtype::I8),
+    (DataType::U8, Dtype::U8),
+    (DataType::I32, Dtype::I32),
+    (DataType::I64, Dtype::I64),
+    (DataType::Bool, Dtype::BOOL),
+];
+
+fn to_safetensors(dtype: DataType) -> Dtype {
+    TYPES.iter().find(|(ours, _)| *ours == dtype).expect("invariant: TYPES lists every DataType").1
+}
+
+fn from_safetensors(dtype: Dtype) -> Option<DataType> {
+    TYPES.iter().find(|(_, theirs)| *theirs == dtype).map(|(ours, _)| *ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(step: u64) -> Checkpoint {
+        let digest = |byte| Digest([byte; 32]);
+        Checkpoint {
+            manifest: Manifest {
+                version: VERSION,
+                agent: "alice".parse().unwrap(),
+                model: digest(1),
+                data: digest(2),
+                settings: digest(3),
+                position: Position { experience: 1, epoch: 2, batch: 3, step },
+                replay_n_seen: 40,
+                replay_ids: vec![7, 9],
+                round: Round(5),
+                evaluated: Vec::new(),
+            },
+            tensors: BTreeMap::from([
+                ("fc.weight".to_owned(), Tensor::from_f32(&[2, 2], &[1.0, -2.0, 0.5, step as f32])),
+                ("fc.bias".to_owned(), Tensor::from_f32(&[2], &[0.25, f32::MIN_POSITIVE])),
+            ]),
+        }
+    }
+
+    #[test]
+    fn newest_of_those_kept_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 2).unwrap();
+        for step in [5, 50, 1000] {
+            store.save(&checkpoint(step)).unwrap();
+        }
+        let (newest, damaged) = store.newest().unwrap();
+        assert_eq!(newest.unwrap().1, checkpoint(1000));
+        assert!(damaged.is_empty());
+        assert_eq!(store.paths().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_truncation_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 3).unwrap();
+        store.save(&checkpoint(1)).unwrap();
+        store.save(&checkpoint(2)).unwrap();
+        let path = store.paths().unwrap().pop().unwrap();
+        let whole = fs::read(&path).unwrap();
+        let check = |bytes: &[u8], what: String| {
+            fs::write(&path, bytes).unwrap();
+            let (newest, damaged) = store.newest().unwrap();
+            assert_eq!(newest.expect(&what).1, checkpoint(1), "{what}");
+            assert_eq!(damaged.len(), 1, "{what}");
+        };
+        for i in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[i] ^= 0x01;
+            check(&bytes, format!("byte {i} flipped"));
+        }
+        for n in 0..whole.len() {
+            check(&whole[..n], format!("cut to {n} bytes"));
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_newer_build_is_refused_not_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 3).unwrap();
+        let mut newer = checkpoint(3);
+        newer.manifest.version = VERSION + 1;
+        store.save(&newer).unwrap();
+        assert!(matches!(store.newest(), Err(CheckpointError::Version { found, .. }) if found == VERSION + 1));
+    }
+}

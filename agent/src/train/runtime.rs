@@ -1,0 +1,525 @@
+//! The only file that touches `ort`: loads ONNX Runtime, and trains and evaluates with state that stays
+//! on the device.
+//!
+//! Every state tensor has two buffers. A step reads one and writes the other (`<name>` and `<name>.next` of
+//! the training graph), then the two change roles; no parameter passes through the host.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use dkt_models::step::TrainingStep;
+use onnx_grad::graph::{DataType, Graph, Tensor as HostTensor};
+use ort::environment::Environment;
+use ort::ep;
+use ort::io_binding::IoBinding;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// Environment variable with the path of the ONNX Runtime library.
+pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+const LIBRARY_NAME: &str = "libonnxruntime.so";
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error(
+        "found no ONNX Runtime library; looked for {}; run `make runtime`, or set {LIBRARY_VARIABLE} to a libonnxruntime.so of version 1.17 or later",
+        list(.searched)
+    )]
+    LibraryNotFound { searched: Vec<PathBuf> },
+    #[error("cannot load ONNX Runtime from `{}`; version 1.17 or later for this machine is needed", .path.display())]
+    LoadLibrary { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error(
+        "device `{device}` cannot be used: ONNX Runtime's provider does not load; install a build of ONNX Runtime with it, or set train.device = \"cpu\""
+    )]
+    Provider { device: Device, source: ort::Error },
+    #[error("ONNX Runtime refused to {action}")]
+    Ort { action: &'static str, source: ort::Error },
+    #[error("step {step}: expected a finite loss, found {loss}; parameters are as before the step; a lower learning rate may help")]
+    NotFinite { step: u64, loss: f32 },
+    #[error("state tensor `{name}`: expected float32 of shape {expected:?}, found {found} of shape {dims:?}")]
+    State { name: String, expected: Vec<usize>, found: DataType, dims: Vec<usize> },
+    #[error("the saved state lacks tensor `{name}`")]
+    MissingState { name: String },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", ")
+}
+
+/// Makes an `ort` error ours, saying what was being done.
+fn failed<R>(action: &'static str) -> impl Fn(ort::Error<R>) -> RuntimeError
+where
+    ort::Error: From<ort::Error<R>>,
+{
+    move |source| RuntimeError::Ort { action, source: source.into() }
+}
+
+/// Where the network is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    #[default]
+    Cpu,
+    /// CUDA device of that index.
+    Cuda(i32),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("expected a device of the form cpu, cuda or cuda:<index>, found `{found}`")]
+pub struct ParseDeviceError {
+    found: String,
+}
+
+impl FromStr for Device {
+    type Err = ParseDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let index = |digits: &str| digits.parse().ok().filter(|i| *i >= 0).map(Device::Cuda);
+        match text {
+            "cpu" => Some(Device::Cpu),
+            "cuda" => Some(Device::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(index),
+        }
+        .ok_or_else(|| ParseDeviceError { found: text.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = ParseDeviceError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+/// Opts out of ONNX Runtime's telemetry (sent by default from 1.29 on). The library reads the variable when
+/// it is loaded, so this must be the first thing that the process does.
+#[allow(unsafe_code)]
+pub fn disable_telemetry() {
+    // SAFETY: called as the first statement of `main`, before any other thread exists.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+/// Loads ONNX Runtime, once per process: from `ORT_DYLIB_PATH`, else from beside the executable, else from
+/// `../lib/dkt` of it.
+///
+/// # Errors
+/// [`RuntimeError::LibraryNotFound`] and [`RuntimeError::LoadLibrary`].
+pub fn load() -> Result<(), RuntimeError> {
+    environment().map(|_| ())
+}
+
+fn environment() -> Result<&'static Environment, RuntimeError> {
+    // ONNX Runtime allows one environment per process, ever.
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    if let Some(environment) = ENVIRONMENT.get() {
+        return Ok(environment);
+    }
+    let path = find_library()?;
+    let builder = ort::init_from(&path)
+        .map_err(|e| RuntimeError::LoadLibrary { path: path.clone(), source: Box::new(e) })?;
+    let environment =
+        builder.with_name("dkt").with_telemetry(false).build().map_err(failed("create its environment"))?;
+    Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+fn find_library() -> Result<PathBuf, RuntimeError> {
+    if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            // A relative path would be tried relative to the executable first.
+            Ok(std::path::absolute(&path).unwrap_or(path))
+        } else {
+            Err(RuntimeError::LibraryNotFound { searched: vec![path] })
+        };
+    }
+    let folder = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let searched: Vec<PathBuf> = folder
+        .iter()
+        .flat_map(|dir| [dir.join(LIBRARY_NAME), dir.join("../lib/dkt").join(LIBRARY_NAME)])
+        .collect();
+    searched.iter().find(|p| p.is_file()).cloned().ok_or(RuntimeError::LibraryNotFound { searched })
+}
+
+fn session(graph: &Graph, device: Device, n_threads: usize) -> Result<Session, RuntimeError> {
+    let action = "create a session";
+    let mut builder = Session::builder(environment()?)
+        .map_err(failed(action))?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(failed(action))?
+        .with_intra_threads(n_threads)
+        .map_err(failed(action))?
+        .with_intra_op_spinning(false)
+        .map_err(failed(action))?
+        .with_deterministic_compute(true)
+        .map_err(failed(action))?;
+    if let Device::Cuda(index) = device {
+        builder = builder
+            .with_execution_providers([ep::CUDA::default().with_device_id(index).build().error_on_failure()])
+            .map_err(|e| RuntimeError::Provider { device, source: e.into() })?;
+    }
+    builder.commit_from_memory(&graph.encode()).map_err(failed(action))
+}
+
+/// Factors of one step, fed as scalars.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalars {
+    pub learning_rate: f32,
+    /// Factor of the student head's loss.
+    pub distill_weight: f32,
+    pub temperature: f32,
+}
+
+/// What a step computed on its mini-batch, before the update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    pub loss: f32,
+    pub loss_cl: f32,
+    pub loss_st: f32,
+    /// L2 norm of the gradient of all parameters, before clipping.
+    pub grad_norm: f32,
+}
+
+/// The current mini-batch, to be filled in place.
+pub struct BatchBuffers<'a> {
+    /// `[N, C, H, W]`, normalised.
+    pub input: &'a mut [f32],
+    /// `[N, K]`, rows sum to 1.
+    pub labels: &'a mut [f32],
+    /// `[N, K]` raw logits; rows of weight 0 are not looked at.
+    pub teacher_logits: &'a mut [f32],
+    /// `[N]`, 0 where a row has no teacher.
+    pub teacher_weight: &'a mut [f32],
+}
+
+/// Raw logits of both heads, each `[N, K]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logits {
+    pub cl: Vec<f32>,
+    pub student: Vec<f32>,
+}
+
+const BATCH_INPUTS: [&str; 4] = ["input", "labels", "teacher_logits", "teacher_weight"];
+const SCALAR_INPUTS: [&str; 4] = ["learning_rate", "distill_weight", "temperature", "step"];
+const SCALAR_OUTPUTS: [&str; 4] = ["loss", "loss.cl", "loss.st", "grad_norm"];
+
+/// A state tensor's name, shape and two buffers; `buffers[parity]` is the current one.
+struct State {
+    name: String,
+    dims: Vec<usize>,
+    buffers: [Tensor<f32>; 2],
+}
+
+/// A network under training: its sessions, its state on the device, and the buffers of one mini-batch.
+pub struct TrainSession {
+    device: Device,
+    train: Session,
+    evaluate: Session,
+    /// `train_bindings[p]` reads the buffers `p` and writes the others; likewise for evaluation.
+    train_bindings: [IoBinding; 2],
+    evaluate_bindings: [IoBinding; 2],
+    state: Vec<State>,
+    parity: usize,
+    batch: [Tensor<f32>; 4],
+    scalars: [Tensor<f32>; 4],
+    reports: [Tensor<f32>; 4],
+    evaluate_input: Tensor<f32>,
+    host: Allocator,
+    input_name: String,
+    input_dims: [usize; 3],
+    n_classes: usize,
+    n_steps: u64,
+}
+
+impl TrainSession {
+    /// Builds the sessions and puts the initial state on the device.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Provider`] if the device's provider does not load; it never falls back to another.
+    pub fn new(step: &TrainingStep, device: Device, n_threads: usize) -> Result<Self, RuntimeError> {
+        let action = "bind the training state";
+        let train = session(&step.train, device, n_threads)?;
+        let evaluate = session(&step.evaluate, device, n_threads)?;
+        let host = Allocator::default();
+        let mut state = Vec::with_capacity(step.state.len());
+        for tensor in &step.state {
+            let values = float_values(&tensor.name, &tensor.init, &tensor.init.dims)?;
+            let front = on_device(&train, device, &tensor.init.dims, &values).map_err(failed(action))?;
+            let back = uninitialised(&train, device, &tensor.init.dims).map_err(failed(action))?;
+            state.push(State {
+                name: tensor.name.clone(),
+                dims: tensor.init.dims.clone(),
+                buffers: [front, back],
+            });
+        }
+        let scalar = || Tensor::<f32>::new(&host, Vec::<i64>::new()).map_err(failed(action));
+        let empty = || Tensor::<f32>::new(&host, vec![0_i64]).map_err(failed(action));
+        let mut this = TrainSession {
+            train_bindings: [binding(&train)?, binding(&train)?],
+            evaluate_bindings: [binding(&evaluate)?, binding(&evaluate)?],
+            device,
+            state,
+            parity: 0,
+            batch: [empty()?, empty()?, empty()?, empty()?],
+            scalars: [scalar()?, scalar()?, scalar()?, scalar()?],
+            reports: [scalar()?, scalar()?, scalar()?, scalar()?],
+            evaluate_input: empty()?,
+            host,
+            input_name: step.input_name.clone(),
+            input_dims: step.input_dims,
+            n_classes: step.n_classes,
+            n_steps: 0,
+            train,
+            evaluate,
+        };
+        this.bind_state().map_err(failed(action))?;
+        Ok(this)
+    }
+
+    fn bind_state(&mut self) -> ort::Result<()> {
+        let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
+        let to_host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)?;
+        for parity in 0..2 {
+            let binding = &mut self.train_bindings[parity];
+            for (name, tensor) in SCALAR_OUTPUTS.iter().zip(&mut self.reports) {
+                binding.bind_output(*name, &mut *tensor)?;
+            }
+            for state in &mut self.state {
+                binding.bind_input(&*state.name, &state.buffers[parity])?;
+                binding.bind_output(format!("{}.next", state.name), &mut state.buffers[1 - parity])?;
+                if evaluated.contains(&state.name.as_str()) {
+                    self.evaluate_bindings[parity].bind_input(&*state.name, &state.buffers[parity])?;
+                }
+            }
+            for name in ["cl_logits", "st_logits"] {
+                self.evaluate_bindings[parity].bind_output_to_device(name, &to_host)?;
+            }
+        }
+        self.bind_scalars()
+    }
+
+    /// Host tensors are aliased by a CPU session and copied at the time of binding by any other.
+    fn bind_scalars(&mut self) -> ort::Result<()> {
+        for binding in &mut self.train_bindings {
+            for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars) {
+                binding.bind_input(*name, tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_batch(&mut self) -> ort::Result<()> {
+        for binding in &mut self.train_bindings {
+            for (name, tensor) in BATCH_INPUTS.iter().zip(&self.batch) {
+                let name = if *name == "input" { self.input_name.as_str() } else { name };
+                binding.bind_input(name, tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for a mini-batch of `n` rows; the caller fills it before [`TrainSession::step`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::Ort`] if memory is short.
+    pub fn batch_mut(&mut self, n: usize) -> Result<BatchBuffers<'_>, RuntimeError> {
+        if self.batch[3].shape().num_elements() != n {
+            let action = "allocate a mini-batch";
+            let [c, h, w] = self.input_dims;
+            let k = self.n_classes;
+            let tensor = |dims: Vec<usize>| Tensor::<f32>::new(&self.host, dims).map_err(failed(action));
+            self.batch = [
+                tensor(vec![n, c, h, w])?,
+                tensor(vec![n, k])?,
+                tensor(vec![n, k])?,
+                tensor(vec![n])?,
+            ];
+            self.bind_batch().map_err(failed(action))?;
+        }
+        let [input, labels, teacher_logits, teacher_weight] = &mut self.batch;
+        Ok(BatchBuffers {
+            input: input.extract_tensor_mut().1,
+            labels: labels.extract_tensor_mut().1,
+            teacher_logits: teacher_logits.extract_tensor_mut().1,
+            teacher_weight: teacher_weight.extract_tensor_mut().1,
+        })
+    }
+
+    /// Trains on the mini-batch last filled.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFinite`] if the loss is; the state is then as before.
+    pub fn step(&mut self, scalars: &Scalars) -> Result<StepReport, RuntimeError> {
+        let action = "run a training step";
+        let step = self.n_steps + 1;
+        let values = [scalars.learning_rate, scalars.distill_weight, scalars.temperature, step as f32];
+        for (tensor, value) in self.scalars.iter_mut().zip(values) {
+            tensor.extract_tensor_mut().1[0] = value;
+        }
+        if self.device != Device::Cpu {
+            self.bind_batch().map_err(failed(action))?;
+            self.bind_scalars().map_err(failed(action))?;
+        }
+        self.train.run_binding(&self.train_bindings[self.parity]).map_err(failed(action))?;
+        let [loss, loss_cl, loss_st, grad_norm] = &self.reports;
+        let read = |tensor: &Tensor<f32>| tensor.extract_tensor().1[0];
+        let report = StepReport {
+            loss: read(loss),
+            loss_cl: read(loss_cl),
+            loss_st: read(loss_st),
+            grad_norm: read(grad_norm),
+        };
+        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+            return Err(RuntimeError::NotFinite { step, loss: report.loss });
+        }
+        self.parity = 1 - self.parity;
+        self.n_steps = step;
+        Ok(report)
+    }
+
+    /// Logits of `n` inputs by the current parameters, in evaluation mode. `fill` writes the input
+    /// `[n, C, H, W]`, normalised.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Ort`] if the run fails.
+    pub fn logits(&mut self, n: usize, fill: impl FnOnce(&mut [f32])) -> Result<Logits, RuntimeError> {
+        let action = "evaluate";
+        if self.evaluate_input.shape().first() != Some(&(n as i64)) {
+            let [c, h, w] = self.input_dims;
+            self.evaluate_input =
+                Tensor::new(&self.host, vec![n, c, h, w]).map_err(failed("allocate an evaluation batch"))?;
+        }
+        fill(self.evaluate_input.extract_tensor_mut().1);
+        let binding = &mut self.evaluate_bindings[self.parity];
+        binding.bind_input(self.input_name.as_str(), &self.evaluate_input).map_err(failed(action))?;
+        let outputs = self.evaluate.run_binding(binding).map_err(failed(action))?;
+        let read = |name: &str| -> Result<Vec<f32>, RuntimeError> {
+            Ok(outputs[name].try_extract_tensor::<f32>().map_err(failed(action))?.1.to_vec())
+        };
+        Ok(Logits { cl: read("cl_logits")?, student: read("st_logits")? })
+    }
+
+    /// Training steps done, counted from 1 by the optimiser's bias correction.
+    pub fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    /// Bytes that one step moves between host and runtime for a mini-batch of `n` rows: batch and scalars in,
+    /// scalars out.
+    pub fn step_bytes(&self, n: usize) -> usize {
+        let row = self.input_dims.iter().product::<usize>() + 2 * self.n_classes + 1;
+        4 * (n * row + SCALAR_INPUTS.len() + SCALAR_OUTPUTS.len())
+    }
+
+    /// Copies the whole state to the host.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Ort`] if a copy fails.
+    pub fn state(&self) -> Result<BTreeMap<String, HostTensor>, RuntimeError> {
+        let action = "copy the state to the host";
+        let mut all = BTreeMap::new();
+        for state in &self.state {
+            let current = &state.buffers[self.parity];
+            let tensor = if self.device == Device::Cpu {
+                HostTensor::from_f32(&state.dims, current.extract_tensor().1)
+            } else {
+                let copy = current.to(AllocationDevice::CPU, 0).map_err(failed(action))?;
+                HostTensor::from_f32(&state.dims, copy.extract_tensor().1)
+            };
+            all.insert(state.name.clone(), tensor);
+        }
+        Ok(all)
+    }
+
+    /// Puts a saved state on the device and goes on counting from `n_steps`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::MissingState`] or [`RuntimeError::State`] if `saved` is not of this network; nothing has
+    /// changed then.
+    pub fn restore(
+        &mut self,
+        saved: &BTreeMap<String, HostTensor>,
+        n_steps: u64,
+    ) -> Result<(), RuntimeError> {
+        let action = "bind the restored state";
+        let mut restored = Vec::with_capacity(self.state.len());
+        for state in &self.state {
+            let tensor = saved
+                .get(&state.name)
+                .ok_or_else(|| RuntimeError::MissingState { name: state.name.clone() })?;
+            let values = float_values(&state.name, tensor, &state.dims)?;
+            restored.push(on_device(&self.train, self.device, &state.dims, &values).map_err(failed(action))?);
+        }
+        for (state, tensor) in self.state.iter_mut().zip(restored) {
+            state.buffers[0] = tensor;
+        }
+        self.parity = 0;
+        self.n_steps = n_steps;
+        self.bind_state().map_err(failed(action))
+    }
+}
+
+fn binding(session: &Session) -> Result<IoBinding, RuntimeError> {
+    session.create_binding().map_err(failed("create a binding"))
+}
+
+fn float_values(name: &str, tensor: &HostTensor, expected: &[usize]) -> Result<Vec<f32>, RuntimeError> {
+    match tensor.to_f32() {
+        Ok(values) if tensor.dims == expected => Ok(values),
+        _ => Err(RuntimeError::State {
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: tensor.dtype,
+            dims: tensor.dims.clone(),
+        }),
+    }
+}
+
+fn uninitialised(session: &Session, device: Device, dims: &[usize]) -> ort::Result<Tensor<f32>> {
+    match device {
+        Device::Cpu => Tensor::new(&Allocator::default(), dims.to_vec()),
+        Device::Cuda(index) => {
+            let info = MemoryInfo::new(
+                AllocationDevice::CUDA,
+                index,
+                AllocatorType::Device,
+                MemoryType::Default,
+            )?;
+            Tensor::new(&Allocator::new(session, info)?, dims.to_vec())
+        }
+    }
+}
+
+fn on_device(
+    session: &Session,
+    device: Device,
+    dims: &[usize],
+    values: &[f32],
+) -> ort::Result<Tensor<f32>> {
+    let mut host = uninitialised(session, Device::Cpu, dims)?;
+    host.extract_tensor_mut().1.copy_from_slice(values);
+    match device {
+        Device::Cpu => Ok(host),
+        Device::Cuda(index) => host.to(AllocationDevice::CUDA, index),
+    }
+}

@@ -1,0 +1,31 @@
+//! What can be wrong with a network.
+
+use onnx_grad::GradError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("the zoo has no network `{name}`; it has {known}")]
+    UnknownNetwork { name: String, known: String },
+    #[error("network `{network}` takes inputs of at least {expected:?}, found {found:?}")]
+    InputTooSmall { network: &'static str, expected: [usize; 3], found: [usize; 3] },
+    #[error("expected at least one class, found none")]
+    NoClasses,
+    #[error("expected one image input [batch, C, H, W] of float32 with known C, H, W, found {found}")]
+    Input { found: String },
+    #[error(
+        "expected outputs `cl_logits` and `st_logits` of float32 [batch, classes], found {found}; attach heads with `dkt model attach-heads`"
+    )]
+    Outputs { found: String },
+    #[error("cannot attach heads: expected a classifier that ends in a linear layer, found {found}")]
+    NoClassifier { found: String },
+    #[error("the network has two heads already")]
+    AlreadyDualHead,
+    #[error("no parameter matches the pattern `{pattern}` of those to freeze")]
+    NothingToFreeze { pattern: String },
+    #[error("the state lacks tensor `{name}`")]
+    MissingState { name: String },
+    #[error(transparent)]
+    Graph(#[from] GradError),
+    #[error(transparent)]
+    Read(#[from] onnx_grad::ReadError),
+}
