@@ -1,3 +1,18 @@
 //! Agents for distributed continual learning.
+//!
+//! The way of the data: a [`stream`] of experiences gives samples; the agent trains on [`data::view`]s of them
+//! ([`train`]), and through the [`exchange`] it tells its peers which views it wants labelled, labels theirs,
+//! and learns from their soft targets. [`agent`] holds the loop, [`eval`] and [`report`] say how good it was.
 
+pub mod ids;
+pub mod draw;
+pub mod data;
+pub mod stream;
+pub mod exchange;
+pub mod train;
+pub mod eval;
 pub mod telemetry;
+pub mod report;
+pub mod config;
+pub mod agent;
+pub mod cli;

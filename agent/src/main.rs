@@ -1,1 +1,8 @@
-fn main() {}
+//! `dkt`: one agent, a whole lab on one machine, or the tools around them.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dkt_agent::train::runtime::disable_telemetry();
+    dkt_agent::cli::main()
+}

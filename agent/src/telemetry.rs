@@ -1,3 +1,4 @@
 //! Events, and how they are shown.
 
 pub mod event;
+pub mod progress;

@@ -1,0 +1,467 @@
+//! The only file that touches rumqttc: a connection to an MQTT 3.1.1 broker that comes back by itself.
+//!
+//! One thread polls, decodes and forwards, and does nothing else. Both queues between it and the training thread
+//! are bounded; what does not fit is dropped and counted, and the exchange asks again for what it lacks.
+//! rumqttc forgets what was queued when a connection breaks and never subscribes again, so here nothing is
+//! queued while there is no connection, and all subscriptions are renewed on every ConnAck.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet,
+    QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use tracing::{debug, info, warn};
+
+use super::message::Message;
+use super::topic::{KINDS, Topic};
+use super::wire;
+use crate::config::AgentConfig;
+use crate::draw::Draw;
+use crate::ids::AgentId;
+use crate::telemetry::event::{Traffic, TrafficOfKind};
+
+/// Messages from peers that wait for the training thread.
+const INBOX_MESSAGES: usize = 4096;
+/// Publications and subscriptions that wait for the network.
+const OUTBOX_MESSAGES: usize = 1024;
+/// Packets above this end a connection; messages of our own are smaller (`wire::MAX_MESSAGE_BYTES`).
+const MAX_PACKET_BYTES: usize = wire::MAX_MESSAGE_BYTES + 4096;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// For a TCP and TLS handshake, and for flushing one packet on a slow link.
+const NETWORK_TIMEOUT_S: u64 = 30;
+/// First and longest wait between two attempts to connect; the wait is drawn between 0 and a bound that doubles.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(60);
+/// After this many failures in a row the client is made anew, in case its state is what fails.
+const FAILURES_BEFORE_RENEWAL: u32 = 5;
+/// For sending what is queued when the agent ends.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two warnings about messages that cannot be read.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    #[error("broker URL: expected mqtt://host[:port] or mqtts://host[:port], found `{found}`")]
+    Url { found: String },
+    #[error("cannot read `{}`", .path.display())]
+    Certificate { path: PathBuf, source: std::io::Error },
+    #[error("no connection to the broker at {url} within {seconds:.0} s; is it running there?")]
+    BrokerUnreachable { url: String, seconds: f64, source: Option<ConnectionError> },
+    #[error("cannot start the connection's thread")]
+    Thread(#[source] std::io::Error),
+    #[error("cannot start a broker on {listen}")]
+    Listen { listen: std::net::SocketAddr, source: std::io::Error },
+}
+
+/// Where and how to connect.
+#[derive(Clone)]
+pub struct ConnectionConfig {
+    agent: AgentId,
+    url: String,
+    host: String,
+    port: u16,
+    tls: Option<TlsConfiguration>,
+    connect_timeout: Duration,
+}
+
+impl ConnectionConfig {
+    /// # Errors
+    /// [`ExchangeError::Url`]; [`ExchangeError::Certificate`] if a PEM file cannot be read.
+    pub fn new(config: &AgentConfig) -> Result<Self, ExchangeError> {
+        let exchange = &config.exchange;
+        let (host, port) = parse_url(&exchange.broker)?;
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|source| ExchangeError::Certificate { path: path.clone(), source })
+        };
+        let tls = match &exchange.tls {
+            None => None,
+            Some(tls) => {
+                // Only the first call installs the provider; the others find it there.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                Some(TlsConfiguration::Simple {
+                    ca: read(&tls.ca)?,
+                    alpn: None,
+                    client_auth: Some((read(&tls.cert)?, read(&tls.key)?)),
+                })
+            }
+        };
+        Ok(ConnectionConfig {
+            agent: config.agent.clone(),
+            url: exchange.broker.clone(),
+            host,
+            port,
+            tls,
+            connect_timeout: Duration::from_secs_f64(exchange.connect_timeout_s),
+        })
+    }
+
+    fn options(&self, will: &LastWill) -> MqttOptions {
+        let mut options = MqttOptions::new(self.agent.as_str(), &self.host, self.port);
+        options
+            .set_keep_alive(KEEP_ALIVE)
+            .set_clean_session(true)
+            .set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES)
+            .set_last_will(will.clone());
+        if let Some(tls) = &self.tls {
+            options.set_transport(Transport::tls_with_config(tls.clone()));
+        }
+        options
+    }
+}
+
+fn parse_url(url: &str) -> Result<(String, u16), ExchangeError> {
+    let refused = || ExchangeError::Url { found: url.to_owned() };
+    let (rest, default_port) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
+        (Some(rest), _) => (rest, 1883),
+        (_, Some(rest)) => (rest, 8883),
+        _ => return Err(refused()),
+    };
+    let rest = rest.trim_end_matches('/');
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| refused())?),
+        _ => (rest, default_port),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || host.contains('/') { Err(refused()) } else { Ok((host.to_owned(), port)) }
+}
+
+/// What the polling thread hands on.
+#[derive(Debug)]
+pub enum Incoming {
+    Connected,
+    Disconnected,
+    Message { topic: Topic, message: Message },
+}
+
+/// Counters that both threads write.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Messages out, bytes out, messages in, bytes in; by kind.
+    kinds: [[AtomicU64; 4]; KINDS.len()],
+    dropped: AtomicU64,
+    unreadable: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self, kind: usize, direction: usize, n_bytes: usize) {
+        self.kinds[kind][2 * direction].fetch_add(1, Ordering::Relaxed);
+        self.kinds[kind][2 * direction + 1].fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// State that both threads see.
+#[derive(Default)]
+struct Shared {
+    connected: AtomicBool,
+    stopping: AtomicBool,
+    filters: Mutex<BTreeSet<String>>,
+    counters: Counters,
+}
+
+/// The training thread's end.
+pub struct Connection {
+    client: Arc<Mutex<AsyncClient>>,
+    inbox: Receiver<Incoming>,
+    /// Taken from the inbox while connecting, not yet handed on.
+    first: Option<Incoming>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Connection {
+    /// Connects; comes back when the broker has accepted.
+    ///
+    /// # Errors
+    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time.
+    pub fn start(config: ConnectionConfig, will: (Topic, Message)) -> Result<Self, ExchangeError> {
+        let will = LastWill::new(will.0.to_string(), wire::encode(&will.1), QoS::AtLeastOnce, true);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ExchangeError::Thread)?;
+        let (client, event_loop) = AsyncClient::new(config.options(&will), OUTBOX_MESSAGES);
+        let client = Arc::new(Mutex::new(client));
+        let (sender, inbox) = sync_channel(INBOX_MESSAGES);
+        let (failures, failed) = sync_channel(1);
+        let shared = Arc::new(Shared::default());
+        let (url, timeout) = (config.url.clone(), config.connect_timeout);
+        let poller = Poller {
+            jitter: Draw::new(0, &format!("backoff {}", config.agent)),
+            config,
+            will,
+            client: Arc::clone(&client),
+            inbox: sender,
+            failures,
+            shared: Arc::clone(&shared),
+            warned: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("mqtt".to_owned())
+            .spawn(move || runtime.block_on(poller.run(event_loop)))
+            .map_err(ExchangeError::Thread)?;
+        let mut connection = Connection { client, inbox, first: None, shared, thread: Some(thread) };
+        match connection.inbox.recv_timeout(timeout) {
+            Ok(first) => {
+                connection.first = Some(first);
+                Ok(connection)
+            }
+            Err(_) => {
+                connection.shared.stopping.store(true, Ordering::Relaxed);
+                // The thread may be waiting to try again: it is left to end by itself.
+                connection.thread = None;
+                let source = failed.try_recv().ok();
+                Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
+            }
+        }
+    }
+
+    /// The next message, if there is one.
+    pub fn try_recv(&mut self) -> Option<Incoming> {
+        if self.first.is_some() {
+            return self.first.take();
+        }
+        match self.inbox.try_recv() {
+            Ok(incoming) => Some(incoming),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// The next message; waits for it no longer than `longest`.
+    pub fn recv_timeout(&mut self, longest: Duration) -> Option<Incoming> {
+        if self.first.is_some() {
+            return self.first.take();
+        }
+        match self.inbox.recv_timeout(longest) {
+            Ok(incoming) => Some(incoming),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Subscribes now and after every reconnection.
+    pub fn subscribe(&mut self, filters: Vec<String>) {
+        let requests: Vec<SubscribeFilter> = filters.iter().map(|f| subscription(f)).collect();
+        lock(&self.shared.filters).extend(filters);
+        // Where this fails the connection is broken, and the next ConnAck renews all subscriptions.
+        if lock(&self.client).try_subscribe_many(requests).is_err() {
+            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Queues a message. Without a connection, with a full queue or beyond the size limit it is dropped and
+    /// counted.
+    pub fn publish(&mut self, topic: Topic, message: Message, retain: bool) {
+        let payload = wire::encode(&message);
+        let (kind, n_bytes) = (topic.kind(), payload.len());
+        let sent = n_bytes <= wire::MAX_MESSAGE_BYTES
+            && self.shared.connected.load(Ordering::Relaxed)
+            && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
+        if sent {
+            self.shared.counters.count(kind, 0, n_bytes);
+        } else {
+            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Totals since the start.
+    pub fn traffic(&self) -> Traffic {
+        let kind = |(kind, counts): (&&str, &[AtomicU64; 4])| {
+            let [messages_out, bytes_out, messages_in, bytes_in] =
+                counts.each_ref().map(|c| c.load(Ordering::Relaxed));
+            TrafficOfKind { kind: (*kind).to_owned(), messages_out, bytes_out, messages_in, bytes_in }
+        };
+        Traffic { kinds: KINDS.iter().zip(&self.shared.counters.kinds).map(kind).collect() }
+    }
+
+    /// Messages dropped because a queue was full or there was no connection.
+    pub fn n_dropped(&self) -> u64 {
+        self.shared.counters.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Messages that could not be read.
+    pub fn n_unreadable(&self) -> u64 {
+        self.shared.counters.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Sends what is queued, within a bounded time, and disconnects.
+    pub fn stop(mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if lock(&self.client).try_disconnect().is_err() {
+            return;
+        }
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        // The inbox closes when the thread ends.
+        while !thread.is_finished() && Instant::now() < deadline {
+            if let Err(RecvTimeoutError::Disconnected) = self.inbox.recv_timeout(Duration::from_millis(20)) {
+                break;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn subscription(filter: &str) -> SubscribeFilter {
+    SubscribeFilter::new(filter.to_owned(), QoS::AtLeastOnce)
+}
+
+/// The polling thread's end.
+struct Poller {
+    config: ConnectionConfig,
+    will: LastWill,
+    client: Arc<Mutex<AsyncClient>>,
+    inbox: SyncSender<Incoming>,
+    /// The last failure, for the message about a first connection that did not come about.
+    failures: SyncSender<ConnectionError>,
+    shared: Arc<Shared>,
+    jitter: Draw,
+    warned: Option<Instant>,
+}
+
+impl Poller {
+    async fn run(mut self, mut event_loop: EventLoop) {
+        set_network(&mut event_loop);
+        let mut n_failures = 0;
+        loop {
+            match event_loop.poll().await {
+                Ok(event) => {
+                    if let Event::Incoming(Packet::ConnAck(_)) = event {
+                        n_failures = 0;
+                    }
+                    if matches!(event, Event::Outgoing(Outgoing::Disconnect)) || !self.handle(event) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    if self.shared.stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    n_failures += 1;
+                    self.disconnected(error);
+                    if n_failures % FAILURES_BEFORE_RENEWAL == 0 {
+                        let (client, renewed) =
+                            AsyncClient::new(self.config.options(&self.will), OUTBOX_MESSAGES);
+                        *lock(&self.client) = client;
+                        event_loop = renewed;
+                        set_network(&mut event_loop);
+                    }
+                    tokio::time::sleep(self.backoff(n_failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Full jitter: uniform between 0 and a bound that doubles with each failure.
+    fn backoff(&self, n_failures: u32) -> Duration {
+        let bound = BACKOFF_FIRST.saturating_mul(1 << (n_failures - 1).min(16)).min(BACKOFF_LONGEST);
+        let millis = self.jitter.below(bound.as_millis() as u64, &[n_failures.into(), now_millis()]);
+        Duration::from_millis(millis)
+    }
+
+    fn disconnected(&mut self, error: ConnectionError) {
+        if self.shared.connected.swap(false, Ordering::Relaxed) {
+            warn!(broker = self.config.url, %error, "connection lost; trying again");
+            self.forward(Incoming::Disconnected);
+        } else {
+            debug!(broker = self.config.url, %error, "no connection");
+        }
+        // Only the first failure before the first connection is ever read.
+        let _ = self.failures.try_send(error);
+    }
+
+    /// False when nobody listens any more.
+    fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Incoming(Packet::ConnAck(_)) => {
+                info!(broker = self.config.url, "connected");
+                let filters: Vec<SubscribeFilter> =
+                    lock(&self.shared.filters).iter().map(|f| subscription(f)).collect();
+                if !filters.is_empty() && lock(&self.client).try_subscribe_many(filters).is_err() {
+                    self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                self.shared.connected.store(true, Ordering::Relaxed);
+                // Waits for room: without this the agent would not announce itself anew.
+                self.inbox.send(Incoming::Connected).is_ok()
+            }
+            Event::Incoming(Packet::Publish(publish)) => {
+                self.publish(&publish.topic, &publish.payload);
+                true
+            }
+            Event::Incoming(Packet::SubAck(ack)) => {
+                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                    warn!(broker = self.config.url, "the broker refused a subscription; check its access list");
+                }
+                true
+            }
+            _ => true,
+        }
+    }
+
+    fn publish(&mut self, topic: &str, payload: &[u8]) {
+        let topic: Topic = match topic.parse() {
+            Ok(topic) => topic,
+            Err(error) => return self.unreadable(&error),
+        };
+        self.shared.counters.count(topic.kind(), 1, payload.len());
+        match wire::decode(&topic.leaf, payload) {
+            Ok(message) => self.forward(Incoming::Message { topic, message }),
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
+    fn unreadable(&mut self, error: &dyn std::error::Error) {
+        let n = self.shared.counters.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
+            self.warned = Some(Instant::now());
+            warn!(n_unreadable = n, error, "message refused");
+        }
+    }
+
+    fn forward(&self, incoming: Incoming) {
+        if let Err(TrySendError::Full(_)) = self.inbox.try_send(incoming) {
+            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn set_network(event_loop: &mut EventLoop) {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(NETWORK_TIMEOUT_S);
+    event_loop.set_network_options(network);
+}
+
+/// Differs from agent to agent and from time to time, which is all that jitter needs.
+fn now_millis() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_with_their_default_ports() {
+        let check = |url: &str, host: &str, port: u16| {
+            assert_eq!(parse_url(url).unwrap(), (host.to_owned(), port), "{url}");
+        };
+        check("mqtt://127.0.0.1:1884", "127.0.0.1", 1884);
+        check("mqtt://broker", "broker", 1883);
+        check("mqtts://lab.example/", "lab.example", 8883);
+        check("mqtt://[::1]:1885", "::1", 1885);
+        check("mqtt://[::1]", "::1", 1883);
+        for url in ["broker:1883", "http://broker", "mqtt://", "mqtt://a:b", "mqtt://a/b"] {
+            assert!(parse_url(url).is_err(), "{url}");
+        }
+    }
+}

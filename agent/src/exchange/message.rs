@@ -1,0 +1,149 @@
+//! What agents say to each other. `wire` holds the bytes.
+
+use crate::ids::{Digest, Round, SampleId, View};
+
+/// A set of samples of one data set, a bit each: sample i is bit i % 8 of byte i / 8.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampleSet {
+    n_samples: u32,
+    bits: Vec<u8>,
+}
+
+impl SampleSet {
+    /// An empty set over the samples `0..n_samples`.
+    pub fn new(n_samples: u32) -> Self {
+        SampleSet { n_samples, bits: vec![0; n_samples.div_ceil(8) as usize] }
+    }
+
+    /// `None` unless there is a bit for each sample and none beyond.
+    pub fn from_bits(n_samples: u32, bits: Vec<u8>) -> Option<Self> {
+        let beyond = n_samples % 8;
+        let fits = bits.len() == n_samples.div_ceil(8) as usize
+            && (beyond == 0 || bits.last().is_none_or(|last| last >> beyond == 0));
+        fits.then_some(SampleSet { n_samples, bits })
+    }
+
+    /// Samples beyond the range are left out.
+    pub fn insert(&mut self, id: SampleId) {
+        if id.0 < self.n_samples {
+            self.bits[id.0 as usize / 8] |= 1 << (id.0 % 8);
+        }
+    }
+
+    pub fn contains(&self, id: SampleId) -> bool {
+        self.bits.get(id.0 as usize / 8).is_some_and(|byte| byte >> (id.0 % 8) & 1 == 1)
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = SampleId> + '_ {
+        (0..self.n_samples).map(SampleId).filter(|id| self.contains(*id))
+    }
+
+    pub fn len(&self) -> usize {
+        self.bits.iter().map(|b| b.count_ones() as usize).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bits.iter().all(|b| *b == 0)
+    }
+
+    pub fn n_samples(&self) -> u32 {
+        self.n_samples
+    }
+
+    pub fn bits(&self) -> &[u8] {
+        &self.bits
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentState {
+    /// Trains and teaches.
+    Online,
+    /// Has trained its stream; still teaches.
+    Finished,
+    /// Gone, by its own word or by its last will.
+    Offline,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub state: AgentState,
+    /// Differs between two runs of an agent.
+    pub session: u64,
+    /// Of the data set and its augmentation.
+    pub data: Digest,
+    /// Names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// Of the network's forward graph as it was before training.
+    pub model: Digest,
+    /// The last round of soft targets begun; 0 for none.
+    pub round: Round,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub data: Digest,
+    /// Every sample of `samples` is wanted in each of the views `0..n_views`.
+    pub n_views: u8,
+    pub samples: SampleSet,
+}
+
+/// What a student lacks of a teacher's round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    pub data: Digest,
+    pub round: Round,
+    /// One set a view, from view 0.
+    pub missing: Vec<SampleSet>,
+}
+
+/// Soft targets: what a teacher's continual-learning head says to one view of some samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetChunk {
+    pub data: Digest,
+    pub model: Digest,
+    pub round: Round,
+    /// Softmax divisor that the teacher trains its own student head with; the logits are not divided by it.
+    pub temperature: f32,
+    pub view: View,
+    pub ids: Vec<SampleId>,
+    /// `[ids, classes]`, raw.
+    pub logits: Vec<f32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    Status(Status),
+    Demand(Demand),
+    Repair(Repair),
+    Targets(TargetChunk),
+    /// An empty payload: what was retained under the topic holds no more.
+    Cleared,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_set_holds_what_was_put_in(n in 1_u32..300, ids in proptest::collection::btree_set(0_u32..400, 0..50)) {
+            let mut set = SampleSet::new(n);
+            ids.iter().for_each(|id| set.insert(SampleId(*id)));
+            let expected: Vec<SampleId> = ids.iter().filter(|id| **id < n).map(|id| SampleId(*id)).collect();
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), expected.clone());
+            prop_assert_eq!(set.len(), expected.len());
+            prop_assert_eq!(SampleSet::from_bits(n, set.bits().to_vec()), Some(set));
+        }
+    }
+
+    #[test]
+    fn bits_beyond_the_last_sample_are_refused() {
+        assert!(SampleSet::from_bits(9, vec![0xff, 0x01]).is_some());
+        assert!(SampleSet::from_bits(9, vec![0xff, 0x02]).is_none());
+        assert!(SampleSet::from_bits(9, vec![0xff]).is_none());
+    }
+}
