@@ -49,11 +49,6 @@ impl Runner {
     }
 }
 
-/// Runs a graph once.
-pub fn run(graph: &Graph, feeds: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
-    Runner::new(graph).run(feeds)
-}
-
 fn to_ort(tensor: &Tensor) -> DynValue {
     let dims: Vec<i64> = tensor.dims.iter().map(|&d| d as i64).collect();
     let bytes = &tensor.bytes;
