@@ -7,7 +7,6 @@ mod support;
 use onnx_grad::graph::{DataType, Tensor};
 use onnx_grad::loss::{self, Reduction};
 use onnx_grad::{Builder, GradError};
-use support::Runner;
 
 const N: usize = 3;
 const K: usize = 4;
@@ -30,13 +29,14 @@ fn run(append: impl Fn(&mut Builder) -> Result<String, GradError>) -> f64 {
     let loss = append(&mut b).unwrap();
     assert!(b.shape(&loss).unwrap().is_empty(), "a scalar");
     b.output(&loss).unwrap();
-    let results = Runner::new(&b.finish()).run(&[
+    let feeds = [
         ("student", Tensor::from_f32(&[N, K], &STUDENT)),
         ("teacher", Tensor::from_f32(&[N, K], &TEACHER)),
         ("labels", Tensor::from_f32(&[N, K], &LABELS)),
         ("weight", Tensor::from_f32(&[N], &WEIGHT)),
         ("temperature", Tensor::from_f32(&[], &[TEMPERATURE])),
-    ]);
+    ];
+    let results = support::run(&b.finish(), &feeds);
     results[&loss].to_f32().unwrap()[0].into()
 }
 

@@ -167,7 +167,7 @@ fn cotangents(problem: &Problem, graph: &Graph, at: &[Tensor], draws: &mut Draws
     plain.outputs.retain(|o| o.name != "loss");
     plain.nodes.retain(|n| n.name == "under_test");
     let names: Vec<&str> = plain.inputs.iter().map(|i| i.name.as_str()).collect();
-    let outputs = Runner::new(&plain).run(&feeds(&names, at, &[]));
+    let outputs = support::run(&plain, &feeds(&names, at, &[]));
     (0..problem.n_outputs)
         .filter(|i| !problem.unused.contains(i))
         .map(|i| {

@@ -49,6 +49,12 @@ impl Runner {
     }
 }
 
+/// Runs a graph once.
+#[allow(dead_code)] // Not every test binary that includes this file needs it.
+pub fn run(graph: &Graph, feeds: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
+    Runner::new(graph).run(feeds)
+}
+
 fn to_ort(tensor: &Tensor) -> DynValue {
     let dims: Vec<i64> = tensor.dims.iter().map(|&d| d as i64).collect();
     let bytes = &tensor.bytes;
