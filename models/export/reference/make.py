@@ -149,7 +149,7 @@ def train(case, model, data):
         yield f"{case}.{name}", torch.stack(trace)
 
 
-def export(model, x, path, options):
+def export(model, weights, x, path, options):
     """A forward ONNX file that can still be trained: no BatchNormalization folded into a convolution.
 
     PRESERVE and TRAINING avoid that in the TorchScript exporter. The other one folds when it optimises, so it
@@ -171,8 +171,11 @@ def export(model, x, path, options):
     for node in graph.graph:
         node.doc_string = None
         node.metadata_props.clear()
-    for value in graph.graph.initializers.values():
+    # Tracing in training mode moves the running statistics.
+    for name, value in graph.graph.initializers.items():
         value.metadata_props.clear()
+        if name in weights:
+            value.const_value = onnx_ir.tensor(weights[name].numpy(), name=name)
     onnx_ir.save(graph, path)
 
 
@@ -204,7 +207,7 @@ def main():
         data = list(batches(shape, torch.Generator().manual_seed(100 + seed)))
         tensors = {f"batch.{s}.{k}": v for s, batch in enumerate(data) for k, v in batch.items()}
         for exporter, options in EXPORTERS.items():
-            export(model, data[0]["x"], HERE / f"{name}.{exporter}.onnx", options)
+            export(model, weights, data[0]["x"], HERE / f"{name}.{exporter}.onnx", options)
         for case in CASES:
             model = build().double()
             model.load_state_dict(weights)

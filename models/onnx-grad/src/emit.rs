@@ -3,6 +3,7 @@
 use crate::builder::Builder;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Node, Tensor};
+use crate::write::data_type_code;
 
 /// Sums a gradient back to the shape `target` that broadcasting enlarged.
 ///
@@ -75,26 +76,29 @@ pub(crate) fn reduce(
     }
 }
 
-/// Reshapes `x` to the shape of `like`; by a constant wherever at most one dimension must be inferred.
+/// Reshapes `x` to the shape of `like`, by a constant wherever that keeps the names of its symbols.
 pub(crate) fn reshape_like(b: &mut Builder, x: &str, like: &str) -> Result<String, GradError> {
     let (from, target) = (b.shape(x)?.clone(), b.shape(like)?.clone());
     if from == target {
         return Ok(x.to_owned());
     }
     let mut n_inferred = 0;
-    let dims: Vec<i64> = target
+    let dims: Option<Vec<i64>> = target
         .iter()
         .enumerate()
         .map(|(i, dim)| match dim.size() {
-            Some(n) => n as i64,
-            None if from.get(i) == Some(dim) => 0,
+            Some(n) => Some(n as i64),
+            None if from.get(i) == Some(dim) => Some(0),
             None => {
                 n_inferred += 1;
-                -1
+                (from.contains(dim) && n_inferred == 1).then_some(-1)
             }
         })
         .collect();
-    let shape = if n_inferred <= 1 { b.ints(&dims)? } else { b.op("Shape", &[like], &[])? };
+    let shape = match dims {
+        Some(dims) => b.ints(&dims)?,
+        None => b.op("Shape", &[like], &[])?,
+    };
     b.op("Reshape", &[x, &shape], &[])
 }
 
@@ -164,32 +168,14 @@ pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> 
 }
 
 pub(crate) fn cast(b: &mut Builder, x: &str, to: DataType) -> Result<String, GradError> {
-    let code: i64 = match to {
-        DataType::F32 => 1,
-        DataType::U8 => 2,
-        DataType::I8 => 3,
-        DataType::I32 => 6,
-        DataType::I64 => 7,
-        DataType::Bool => 9,
-        DataType::F16 => 10,
-        DataType::F64 => 11,
-        DataType::BF16 => 16,
-    };
+    let code = i64::from(data_type_code(to));
     b.op("Cast", &[x], &[("to", code.into())])
 }
 
 /// Content of an int64 tensor that is known when the graph is derived.
 pub(crate) fn const_ints(b: &Builder, name: &str) -> Option<Vec<i64>> {
-    if let Some(tensor) = b.graph().initializers.get(name) {
+    if let Some(tensor) = b.constant_content(name) {
         return tensor.to_i64().ok();
-    }
-    if let Some(node) = b.graph().nodes.iter().find(|n| n.op == "Constant" && n.output(0) == Some(name)) {
-        return match node.attributes.values().next()? {
-            Attribute::Tensor(tensor) => tensor.to_i64().ok(),
-            Attribute::Ints(values) => Some(values.clone()),
-            Attribute::Int(value) => Some(vec![*value]),
-            _ => None,
-        };
     }
     let content = b.value(name).ok()?.content.as_ref()?;
     content.iter().map(|d| d.size().map(|n| n as i64)).collect()
@@ -219,4 +205,76 @@ pub(crate) fn shape_error(node: &Node, expected: impl Into<String>, found: impl 
 /// `[batch, 3, 8]`.
 pub(crate) fn show(shape: &[Dim]) -> String {
     format!("[{}]", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dims(shape: &[&str]) -> Vec<Dim> {
+        shape.iter().map(|d| d.parse::<usize>().map_or_else(|_| Dim::from(*d), Dim::from)).collect()
+    }
+
+    /// Shape that `from` has after [`unbroadcast`] to `target`, and the nodes that took.
+    fn unbroadcast_shape(from: &[&str], target: &[&str]) -> Result<(Vec<Dim>, Vec<String>), GradError> {
+        let mut b = Builder::new("test", 17);
+        b.input("dy", DataType::F32, dims(from)).unwrap();
+        let result = unbroadcast(&mut b, "dy", &dims(target))?;
+        let shape = b.shape(&result)?.clone();
+        Ok((shape, b.finish().nodes.into_iter().map(|n| n.op).collect()))
+    }
+
+    #[test]
+    fn unbroadcast_sums_what_broadcasting_repeated() {
+        let check = |from: &[&str], target: &[&str], ops: &[&str]| {
+            let (shape, found) = unbroadcast_shape(from, target).unwrap();
+            assert_eq!(shape, dims(target), "{from:?} to {target:?}");
+            assert_eq!(found, ops, "{from:?} to {target:?}");
+        };
+        check(&["2", "3"], &["2", "3"], &[]);
+        check(&["batch", "3"], &["batch", "3"], &[]);
+        check(&["2", "3"], &["3"], &["ReduceSum"]);
+        check(&["batch", "3"], &["3"], &["ReduceSum"]);
+        check(&["2", "3"], &[], &["ReduceSum"]);
+        check(&["batch", "3"], &["1", "3"], &["ReduceSum"]);
+        check(&["batch", "3"], &["batch", "1"], &["ReduceSum"]);
+        check(&["4", "2", "3"], &["2", "1"], &["ReduceSum", "Squeeze"]);
+        check(&["1", "3"], &["3"], &["ReduceSum"]);
+        check(&["1", "1"], &["1", "1"], &[]);
+        check(&[], &[], &[]);
+    }
+
+    #[test]
+    fn unbroadcast_refuses_what_it_cannot_tell() {
+        for (from, target) in [
+            (&["2", "3"][..], &["n", "3"][..]),
+            (&["batch", "3"], &["n", "3"]),
+            (&["2", "3"], &["2", "4"]),
+            (&["3"], &["2", "3"]),
+        ] {
+            let error = unbroadcast_shape(from, target).unwrap_err().to_string();
+            assert!(error.contains(&show(&dims(target))), "{error}");
+            assert!(error.contains(&show(&dims(from))), "{error}");
+        }
+    }
+
+    #[test]
+    fn reshape_like_keeps_the_names_of_symbols() {
+        let check = |from: &[&str], target: &[&str], ops: &[&str]| {
+            let mut b = Builder::new("test", 17);
+            b.input("x", DataType::F32, dims(from)).unwrap();
+            b.input("like", DataType::F32, dims(target)).unwrap();
+            let result = reshape_like(&mut b, "x", "like").unwrap();
+            assert_eq!(b.shape(&result).unwrap(), &dims(target), "{from:?} to {target:?}");
+            let found: Vec<String> = b.finish().nodes.into_iter().map(|n| n.op).collect();
+            assert_eq!(found, ops, "{from:?} to {target:?}");
+        };
+        check(&["2", "6"], &["2", "6"], &[]);
+        check(&["2", "6"], &["3", "4"], &["Reshape"]);
+        check(&["batch", "6"], &["batch", "2", "3"], &["Reshape"]);
+        check(&["1", "batch", "6"], &["batch", "6"], &["Reshape"]);
+        check(&["a", "b", "6"], &["a", "6", "b"], &["Reshape"]);
+        check(&["1", "a", "b"], &["a", "b"], &["Shape", "Reshape"]);
+        check(&["flat"], &["batch", "2", "3"], &["Shape", "Reshape"]);
+    }
 }

@@ -5,6 +5,7 @@ pub mod check;
 mod derive;
 mod emit;
 pub mod error;
+mod exporter;
 pub mod graph;
 pub mod loss;
 mod optimizer;

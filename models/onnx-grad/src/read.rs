@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use prost::Message;
 
 use crate::error::ReadError;
+use crate::exporter;
 use crate::graph::{Attribute, DataType, Dim, Graph, Node, Shape, Tensor, ValueInfo};
 use crate::proto::{
     AttributeProto, DATA_LOCATION_EXTERNAL, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
@@ -103,7 +104,10 @@ fn read_graph(
     for node in proto.node {
         nodes.push(read_node(node, &mut names)?);
     }
-    Ok(Graph { name: proto.name.unwrap_or_default(), opset, inputs, outputs, initializers, nodes, metadata })
+    let name = proto.name.unwrap_or_default();
+    let mut graph = Graph { name, opset, inputs, outputs, initializers, nodes, metadata };
+    exporter::undo(&mut graph);
+    Ok(graph)
 }
 
 fn read_value_info(info: &ValueInfoProto, n_unnamed: &mut usize) -> Result<ValueInfo, ReadError> {

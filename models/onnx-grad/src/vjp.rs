@@ -232,7 +232,7 @@ pub(crate) static TABLE: &[Entry] = &[
     stopped("Pad", movement::pad, &[1, 2, 3]),
     stopped("Expand", movement::expand, &[1]),
     stopped("Gather", movement::gather, &[1]),
-    plain("Conv", conv::conv),
+    lowered("Conv", conv::conv, &[], conv::lower),
     plain("AveragePool", pool::average),
     lowered("MaxPool", pool::max, &[], pool::lower_max),
     lowered("BatchNormalization", norm::batch_norm, &[3, 4], norm::lower),

@@ -1,5 +1,7 @@
 //! Derived training graphs on stock ONNX Runtime.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

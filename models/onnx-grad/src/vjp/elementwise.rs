@@ -69,8 +69,9 @@ pub(super) fn pow(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dy = v.dy();
     let dtype = v.g.value(v.x(0))?.dtype;
     if v.needs(0) {
-        let dx = if v.g.graph().initializers.get(v.x(1)).is_some_and(is_two) {
-            // The square is what losses and norms are made of; Pow is many times dearer than Mul.
+        let square = !v.needs(1) && v.g.constant_content(v.x(1)).is_some_and(is_two);
+        let dx = if square {
+            // Losses and norms are made of squares; Pow is many times dearer than Mul.
             let twice = v.op("Add", &[v.x(0), v.x(0)], &[])?;
             v.op("Mul", &[&dy, &twice], &[])?
         } else {
@@ -104,12 +105,11 @@ pub(super) fn pow(v: &mut Vjp<'_>) -> Result<(), GradError> {
 
 fn is_two(exponent: &Tensor) -> bool {
     let two = match exponent.dtype {
-        DataType::I64 | DataType::I32 => {
-            Some(Tensor { bytes: 2_i64.to_le_bytes().to_vec(), ..exponent.clone() })
-        }
-        dtype => Tensor::scalar(dtype, 2.0).ok(),
+        DataType::I64 => 2_i64.to_le_bytes().to_vec(),
+        DataType::I32 => 2_i32.to_le_bytes().to_vec(),
+        dtype => Tensor::scalar(dtype, 2.0).map_or_else(|_| Vec::new(), |t| t.bytes),
     };
-    exponent.n_elements() == 1 && two.is_some_and(|two| two.bytes.starts_with(&exponent.bytes))
+    exponent.bytes == two
 }
 
 /// y = -x: dx = -dy.

@@ -105,6 +105,8 @@ pub(super) fn slice(v: &mut Vjp<'_>) -> Result<(), GradError> {
         let pads = v.g.ints(&pads)?;
         dx = v.op("Pad", &[&dx, &pads], &[])?;
     }
+    // Padding an axis of unknown size loses its name.
+    let dx = emit::reshape_like(v.g, &dx, v.x(0))?;
     v.set_dx(0, dx);
     Ok(())
 }

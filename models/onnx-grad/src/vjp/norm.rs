@@ -23,7 +23,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
     let epsilon = ("epsilon", node.float("epsilon", 1e-5)?.into());
     if mode.batch_norm == BatchNorm::Frozen {
         b.op_named("BatchNormalization", &[x, scale, bias, running_mean, running_var], &[epsilon], y)?;
-        return pass_statistics(b, node, [running_mean, running_var], Lowered::default());
+        return Ok(Lowered::default());
     }
     let dtype = b.value(x)?.dtype;
     let axes = all_but_channel(b.shape(x)?.len());
@@ -46,8 +46,8 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
     let next_mean = moved(b, running_mean, &mean, momentum)?;
     let next_var = moved(b, running_var, &unbiased, momentum)?;
     let saved = BTreeMap::from([("centred", centred), ("var", var)]);
-    let next_state = vec![(running_mean.clone(), next_mean.clone()), (running_var.clone(), next_var.clone())];
-    pass_statistics(b, node, [&next_mean, &next_var], Lowered { saved, next_state })
+    let next_state = vec![(running_mean.clone(), next_mean), (running_var.clone(), next_var)];
+    Ok(Lowered { saved, next_state })
 }
 
 /// Y = scale * (X - mean) / sqrt(var + epsilon) + bias, per channel C of X `[N, C, …]`, M values each.
@@ -104,21 +104,6 @@ pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
         }
     }
     Ok(())
-}
-
-/// A node exported in training mode names its running statistics as outputs.
-fn pass_statistics(
-    b: &mut Builder,
-    node: &Node,
-    statistics: [&str; 2],
-    lowered: Lowered,
-) -> Result<Lowered, GradError> {
-    for (i, value) in statistics.into_iter().enumerate() {
-        if let Some(name) = node.output(i + 1) {
-            b.op_named("Identity", &[value], &[], name)?;
-        }
-    }
-    Ok(lowered)
 }
 
 /// running * momentum + batch * (1 - momentum), ONNX's way round; PyTorch's momentum is the other part.

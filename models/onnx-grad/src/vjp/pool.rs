@@ -102,7 +102,7 @@ fn read(v: &Vjp<'_>) -> Result<Vec<Axis>, GradError> {
     let Some(Attribute::Ints(kernel)) = v.node.attributes.get("kernel_shape") else {
         return Err(emit::shape_error(v.node, "attribute `kernel_shape`", "none"));
     };
-    let axes = window::axes(v.node, &v.x_shape(0)?, &v.y_shape(0)?, kernel)?;
+    let axes = window::axes(v.node, &v.x_shape(0)?, Some(&v.y_shape(0)?), kernel)?;
     if axes.len() > 2 {
         return Err(emit::shape_error(v.node, "one or two spatial dimensions", axes.len().to_string()));
     }

@@ -27,20 +27,19 @@ impl Axis {
 
 /// The spatial axes of a Conv, MaxPool or AveragePool node with window sizes `kernel`.
 ///
+/// Without the output's shape `y`, windows that do not fit whole are left out.
+///
 /// # Errors
 /// [`GradError::Shape`] if a spatial dimension is not known when the graph is derived.
-pub(super) fn axes(node: &Node, x: &[Dim], y: &[Dim], kernel: &[i64]) -> Result<Vec<Axis>, GradError> {
+pub(super) fn axes(
+    node: &Node,
+    x: &[Dim],
+    y: Option<&[Dim]>,
+    kernel: &[i64],
+) -> Result<Vec<Axis>, GradError> {
     let n_axes = kernel.len();
-    let sizes = |shape: &[Dim]| -> Option<Vec<i64>> {
-        shape.get(2..)?.iter().map(|d| d.size().map(|n| n as i64)).collect()
-    };
-    let (Some(inputs), Some(outputs)) = (sizes(x), sizes(y)) else {
-        return Err(emit::shape_error(node, "spatial dimensions that are numbers", emit::show(x)));
-    };
-    if inputs.len() != n_axes || outputs.len() != n_axes {
-        let expected = format!("{n_axes} spatial dimensions");
-        return Err(emit::shape_error(node, expected, emit::show(x)));
-    }
+    let inputs = sizes(node, x, n_axes)?;
+    let outputs = y.map(|y| sizes(node, y, n_axes)).transpose()?;
     let list = |name: &str, default: i64, n: usize| -> Result<Vec<i64>, GradError> {
         let values = node.ints(name)?.map_or_else(|| vec![default; n], <[i64]>::to_vec);
         if values.len() == n {
@@ -54,26 +53,28 @@ pub(super) fn axes(node: &Node, x: &[Dim], y: &[Dim], kernel: &[i64]) -> Result<
     let auto_pad = node.string("auto_pad", "NOTSET")?;
     Ok((0..n_axes)
         .map(|i| {
-            let mut axis = Axis {
-                input: inputs[i],
-                output: outputs[i],
-                kernel: kernel[i],
-                stride: strides[i],
-                dilation: dilations[i],
-                begin: pads[i],
-                end: pads[n_axes + i],
-            };
-            if auto_pad.starts_with("SAME") {
-                let total = ((axis.output - 1) * axis.stride + axis.extent() - axis.input).max(0);
-                let smaller = total / 2;
-                (axis.begin, axis.end) = match auto_pad {
-                    "SAME_LOWER" => (total - smaller, smaller),
-                    _ => (smaller, total - smaller),
-                };
+            let (input, kernel, stride, dilation) = (inputs[i], kernel[i], strides[i], dilations[i]);
+            let extent = (kernel - 1) * dilation + 1;
+            let (begin, end) = if auto_pad.starts_with("SAME") {
+                let total = ((input + stride - 1) / stride * stride - stride + extent - input).max(0);
+                let (smaller, larger) = (total / 2, total - total / 2);
+                if auto_pad == "SAME_LOWER" { (larger, smaller) } else { (smaller, larger) }
             } else if auto_pad == "VALID" {
-                (axis.begin, axis.end) = (0, 0);
-            }
-            axis
+                (0, 0)
+            } else {
+                (pads[i], pads[n_axes + i])
+            };
+            let output = outputs.as_ref().map_or((begin + input + end - extent) / stride + 1, |y| y[i]);
+            Axis { input, output, kernel, stride, dilation, begin, end }
         })
         .collect())
+}
+
+fn sizes(node: &Node, shape: &[Dim], n_axes: usize) -> Result<Vec<i64>, GradError> {
+    let sizes: Option<Vec<i64>> =
+        shape.get(2..).and_then(|s| s.iter().map(|d| d.size().map(|n| n as i64)).collect());
+    sizes.filter(|s| s.len() == n_axes).ok_or_else(|| {
+        let expected = format!("{n_axes} spatial dimensions that are numbers");
+        emit::shape_error(node, expected, emit::show(shape))
+    })
 }

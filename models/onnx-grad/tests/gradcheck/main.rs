@@ -1,18 +1,20 @@
 //! Every rule against finite differences, on ONNX Runtime: for random u and v, ⟨u, J v⟩ by a central difference
 //! of the forward values equals ⟨Jᵀ u, v⟩ by the derived gradients.
 
+#![allow(clippy::unwrap_used)]
+
 mod plain;
 mod problem;
-#[path = "../runtime/mod.rs"]
-mod runtime;
 mod spatial;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 
 use onnx_grad::graph::{Attribute, DataType, Dim, Graph, Node, Tensor};
 use onnx_grad::{Builder, GradError, check};
 use problem::{Arg, Fill, Problem};
-use runtime::{Runner, from_f64, to_f64};
+use support::Runner;
 
 const SEED: u64 = 20_240_229;
 const N_DIRECTIONS: usize = 3;
@@ -69,21 +71,28 @@ fn verify(problem: &Problem, opset: u32, draws: &mut Draws) -> Result<(), String
     if let Some(node) = derived.nodes.iter().find(|n| !n.domain.is_empty()) {
         return Err(format!("`{}` is of `{}`", node.op, node.domain));
     }
-    let mut runner = Runner::new(&derived)?;
+    for input in graph.inputs.iter().filter(|i| i.name.starts_with('x')) {
+        let gradient = derived.outputs.iter().find(|o| o.name == format!("{}.grad", input.name));
+        let shape = gradient.map(|g| &g.shape);
+        if shape != Some(&input.shape) {
+            return Err(format!("gradient of shape {shape:?} for an input of {:?}", input.shape));
+        }
+    }
+    let mut runner = Runner::new(&derived);
 
     let at = draws.inputs(problem);
-    let u = cotangents(problem, &graph, &at, draws)?;
+    let u = cotangents(problem, &graph, &at, draws);
     let (step, tolerance) = precision(problem.dtype);
     let (mut error, mut size) = (0.0, 0.0);
     for _ in 0..N_DIRECTIONS {
         let direction: Vec<Vec<f64>> = at.iter().map(|t| draws.normal(t.n_elements())).collect();
-        let mut value = |sign: f64| -> Result<f64, String> {
+        let mut value = |sign: f64| -> f64 {
             let moved = along(&at, &direction, sign * step);
-            let results = runner.run(&feeds(&names, &moved, &u))?;
-            Ok(u.iter().map(|(name, u)| dot(&to_f64(u), &to_f64(&results[&name.replace('u', "y")]))).sum())
+            let results = runner.run(&feeds(&names, &moved, &u));
+            u.iter().map(|(name, u)| dot(&to_f64(u), &to_f64(&results[&name.replace('u', "y")]))).sum()
         };
-        let by_difference = (value(1.0)? - value(-1.0)?) / (2.0 * step);
-        let results = runner.run(&feeds(&names, &at, &u))?;
+        let by_difference = (value(1.0) - value(-1.0)) / (2.0 * step);
+        let results = runner.run(&feeds(&names, &at, &u));
         let by_gradient: f64 = variables
             .iter()
             .zip(&direction)
@@ -108,7 +117,7 @@ fn verify(problem: &Problem, opset: u32, draws: &mut Draws) -> Result<(), String
 
 /// Inputs `x0…`, outputs `y0…`, cotangents `u0…`, and the loss Σ ⟨u, y⟩.
 fn forward(problem: &Problem, opset: u32) -> Result<Graph, GradError> {
-    let mut b = Builder::new("gradcheck", opset);
+    let mut b = Builder::new(&problem.describe(opset), opset);
     let mut inputs = Vec::new();
     for (i, arg) in problem.args.iter().enumerate() {
         inputs.push(match arg {
@@ -152,30 +161,25 @@ fn forward(problem: &Problem, opset: u32) -> Result<Graph, GradError> {
 }
 
 /// A random u for every output, shaped as the forward graph gives it.
-fn cotangents(
-    problem: &Problem,
-    graph: &Graph,
-    at: &[Tensor],
-    draws: &mut Draws,
-) -> Result<Vec<(String, Tensor)>, String> {
+fn cotangents(problem: &Problem, graph: &Graph, at: &[Tensor], draws: &mut Draws) -> Vec<(String, Tensor)> {
     let mut plain = graph.clone();
     plain.inputs.retain(|i| i.name.starts_with('x'));
     plain.outputs.retain(|o| o.name != "loss");
     plain.nodes.retain(|n| n.name == "under_test");
     let names: Vec<&str> = plain.inputs.iter().map(|i| i.name.as_str()).collect();
-    let feeds: Vec<(&str, &Tensor)> = names.iter().copied().zip(at).collect();
-    let outputs = Runner::new(&plain)?.run(&feeds)?;
-    Ok((0..problem.n_outputs)
+    let outputs = support::run(&plain, &feeds(&names, at, &[]));
+    (0..problem.n_outputs)
         .filter(|i| !problem.unused.contains(i))
         .map(|i| {
             let y = &outputs[&format!("y{i}")];
             (format!("u{i}"), from_f64(y.dtype, &y.dims, &draws.normal(y.n_elements())))
         })
-        .collect())
+        .collect()
 }
 
-fn feeds<'a>(names: &[&'a str], at: &'a [Tensor], u: &'a [(String, Tensor)]) -> Vec<(&'a str, &'a Tensor)> {
-    names.iter().copied().zip(at).chain(u.iter().map(|(name, tensor)| (name.as_str(), tensor))).collect()
+fn feeds<'a>(names: &[&'a str], at: &[Tensor], u: &'a [(String, Tensor)]) -> Vec<(&'a str, Tensor)> {
+    let cotangents = u.iter().map(|(name, tensor)| (name.as_str(), tensor.clone()));
+    names.iter().copied().zip(at.iter().cloned()).chain(cotangents).collect()
 }
 
 fn along(at: &[Tensor], direction: &[Vec<f64>], by: f64) -> Vec<Tensor> {
@@ -186,6 +190,29 @@ fn along(at: &[Tensor], direction: &[Vec<f64>], by: f64) -> Vec<Tensor> {
             from_f64(tensor.dtype, &tensor.dims, &moved)
         })
         .collect()
+}
+
+/// Content of a floating tensor.
+fn to_f64(tensor: &Tensor) -> Vec<f64> {
+    match tensor.dtype {
+        DataType::F32 => tensor.to_f32().unwrap().into_iter().map(f64::from).collect(),
+        DataType::F64 => {
+            tensor.bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+        }
+        other => panic!("{other} is no floating type of these tests"),
+    }
+}
+
+/// A floating tensor of type `dtype`.
+fn from_f64(dtype: DataType, dims: &[usize], values: &[f64]) -> Tensor {
+    let bytes = values
+        .iter()
+        .flat_map(|&v| match dtype {
+            DataType::F32 => (v as f32).to_le_bytes().to_vec(),
+            _ => v.to_le_bytes().to_vec(),
+        })
+        .collect();
+    Tensor { dtype, dims: dims.to_vec(), bytes }
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

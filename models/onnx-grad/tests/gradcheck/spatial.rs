@@ -2,9 +2,15 @@
 
 use crate::problem::{Arg, Fill, Problem, batch, x};
 
+/// On images small enough for the lowering to a matrix product, and on larger ones.
 pub fn convolutions() -> Vec<Problem> {
+    [convolutions_of(7, 6), convolutions_of(20, 19)].into_iter().flatten().collect()
+}
+
+fn convolutions_of(height: usize, width: usize) -> Vec<Problem> {
     let conv = |args| Problem::new("Conv", args).f32();
-    let image = || batch(&[2, 4, 7, 6]);
+    let image = || batch(&[2, 4, height, width]);
+    let line = || batch(&[2, 4, height * width]);
     vec![
         conv(vec![image(), x(&[3, 4, 3, 3])]),
         conv(vec![image(), x(&[3, 4, 3, 3]), x(&[3])]).ints("pads", &[1, 1, 1, 1]),
@@ -32,8 +38,8 @@ pub fn convolutions() -> Vec<Problem> {
         conv(vec![image(), x(&[4, 1, 1, 1])]).attr("group", 4_i64),
         conv(vec![image(), x(&[4, 2, 1, 1])]).attr("group", 2_i64),
         // One dimension.
-        conv(vec![batch(&[2, 4, 9]), x(&[3, 4, 3]), x(&[3])]).ints("pads", &[1, 1]),
-        conv(vec![batch(&[2, 4, 9]), x(&[6, 2, 2])]).attr("group", 2_i64).ints("strides", &[2]),
+        conv(vec![line(), x(&[3, 4, 3]), x(&[3])]).ints("pads", &[1, 1]),
+        conv(vec![line(), x(&[6, 2, 2])]).attr("group", 2_i64).ints("strides", &[2]),
         conv(vec![x(&[1, 2, 9]), x(&[3, 2, 3])]).ints("dilations", &[3]).ints("pads", &[0, 2]),
         // Only the weight or only the bias is differentiated.
         conv(vec![Arg::Floats(vec![1, 1, 2, 2], vec![1.0, -2.0, 3.0, 0.5]), x(&[2, 1, 2, 2]), x(&[2])]),

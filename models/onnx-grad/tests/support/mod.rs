@@ -50,6 +50,7 @@ impl Runner {
 }
 
 /// Runs a graph once.
+#[allow(dead_code)] // Not every test binary that includes this file needs it.
 pub fn run(graph: &Graph, feeds: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
     Runner::new(graph).run(feeds)
 }

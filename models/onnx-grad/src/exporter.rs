@@ -1,0 +1,85 @@
+//! Undoes what exporters do to a network that is still to be trained.
+
+use crate::graph::Graph;
+
+/// Brings a graph as read into the form that inference, and derivation, start from:
+///
+/// - BatchNormalization and Dropout of a network exported in training mode act as in inference.
+/// - An initialiser that is an `Identity` of another becomes one of its own. PyTorch's TorchScript exporter
+///   ties initialisers that are equal, as those of all fresh BatchNorm layers are; trained as one they would
+///   stay equal. Weights shared on purpose have one name and are not touched.
+pub(crate) fn undo(graph: &mut Graph) {
+    for node in graph.nodes.iter_mut().filter(|n| n.domain.is_empty()) {
+        match node.op.as_str() {
+            "BatchNormalization" => {
+                node.attributes.remove("training_mode");
+                node.outputs.truncate(1);
+            }
+            "Dropout" => node.inputs.truncate(2),
+            _ => {}
+        }
+    }
+    let Graph { nodes, initializers, outputs, .. } = graph;
+    nodes.retain(|node| {
+        let ([from], [to]) = (node.inputs.as_slice(), node.outputs.as_slice()) else { return true };
+        let is_output = outputs.iter().any(|o| o.name == *to);
+        if node.op != "Identity" || !node.domain.is_empty() || is_output {
+            return true;
+        }
+        let Some(tensor) = initializers.get(from).cloned() else { return true };
+        initializers.insert(to.clone(), tensor);
+        false
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crate::graph::{Attribute, DataType, Node, Tensor};
+
+    #[test]
+    fn tied_initialisers_become_independent() {
+        let mut b = Builder::new("tied", 17);
+        b.input("x", DataType::F32, vec!["batch".into(), 2.into()]).unwrap();
+        b.initializer("a", Tensor::from_f32(&[2], &[1.0, 2.0])).unwrap();
+        b.op_named("Identity", &["a"], &[], "b").unwrap();
+        b.op_named("Identity", &["b"], &[], "c").unwrap();
+        b.op_named("Identity", &["x"], &[], "same").unwrap();
+        let sum = b.op("Add", &["same", "c"], &[]).unwrap();
+        b.op_named("Identity", &["a"], &[], "y").unwrap();
+        b.output(&sum).unwrap();
+        b.output("y").unwrap();
+        let mut graph = b.finish();
+        undo(&mut graph);
+        assert_eq!(graph.initializers["b"], graph.initializers["a"]);
+        assert_eq!(graph.initializers["c"], graph.initializers["a"]);
+        let ops: Vec<&str> = graph.nodes.iter().map(|n| n.op.as_str()).collect();
+        assert_eq!(ops, ["Identity", "Add", "Identity"], "of `same`, the sum, and the output `y`");
+    }
+
+    #[test]
+    fn training_mode_is_taken_back() {
+        let node = |op: &str, inputs: &[&str], outputs: &[&str]| Node {
+            name: op.to_owned(),
+            op: op.to_owned(),
+            domain: String::new(),
+            inputs: inputs.iter().map(|&s| s.to_owned()).collect(),
+            outputs: outputs.iter().map(|&s| s.to_owned()).collect(),
+            attributes: Default::default(),
+        };
+        let mut graph = Builder::new("training", 17).finish();
+        graph.nodes.push(node(
+            "BatchNormalization",
+            &["x", "scale", "bias", "mean", "var"],
+            &["y", "m", "v"],
+        ));
+        graph.nodes[0].attributes.insert("training_mode".to_owned(), Attribute::Int(1));
+        graph.nodes[0].attributes.insert("momentum".to_owned(), Attribute::Float(0.9));
+        graph.nodes.push(node("Dropout", &["y", "ratio", "training"], &["z", "mask"]));
+        undo(&mut graph);
+        assert_eq!(graph.nodes[0].outputs, ["y"]);
+        assert_eq!(graph.nodes[0].attributes.keys().collect::<Vec<_>>(), ["momentum"]);
+        assert_eq!(graph.nodes[1].inputs, ["y", "ratio"]);
+    }
+}
