@@ -25,7 +25,7 @@ use crate::data::view::ViewFn;
 use crate::data::{DataError, DataSource};
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
-use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent};
+use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
 use crate::ids::{Digest, Round, SampleId, View};
 use crate::stream::batches::{BatchPlan, epoch_batches};
 use crate::stream::replay::ReplayBuffer;
@@ -170,10 +170,11 @@ impl<'a> Agent<'a> {
             model,
             classes: self.learner.source.train.classes.clone(),
             n_samples: self.learner.source.train.len() as u32,
+            session: session(),
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
             chunk_bytes: exchange.chunk_bytes,
-            ..EngineConfig::default()
+            limits: Limits::default(),
         };
         Link::start(engine, ConnectionConfig::new(config)?)
     }
@@ -196,6 +197,10 @@ impl<'a> Agent<'a> {
             n_steps,
             resumed_at_step: self.position.step,
         }));
+        // A run that goes on tells its whole course, so that its report has every experience.
+        for evaluated in self.evaluated.clone() {
+            self.emit(Event::Evaluated(evaluated));
+        }
     }
 
     fn n_steps_of(&self, experience: usize) -> u64 {
@@ -311,7 +316,7 @@ impl<'a> Agent<'a> {
     fn report_traffic(&mut self) {
         if let Some(link) = &self.link {
             self.traffic_reported = Instant::now();
-            let traffic = link.traffic().into();
+            let traffic = link.traffic();
             self.emit(Event::Traffic(traffic));
         }
     }
@@ -427,7 +432,7 @@ impl<'a> Agent<'a> {
             self.report_traffic();
         }
         let stats = self.link.as_ref().map(|l| l.engine.stats().clone()).unwrap_or_default();
-        let n_dropped = self.link.as_ref().map_or(0, |l| l.traffic().n_dropped());
+        let n_dropped = self.link.as_ref().map_or(0, |l| l.n_dropped());
         if let Some(link) = self.link.take() {
             link.stop();
         }
@@ -467,7 +472,7 @@ fn load_model(config: &AgentConfig, source: &DataSource) -> Result<DualHead, Age
     let input = [shape.channels, shape.height, shape.width].map(usize::from);
     let classes = source.train.classes.len();
     let graph = if network.ends_with(".onnx") {
-        Graph::read(network.as_ref())?
+        Graph::read(network.as_ref()).map_err(ModelError::from)?
     } else {
         let seed = config.model.seed.unwrap_or(config.seed);
         zoo::build(network, &BuildOptions { seed, classes, input })?
@@ -491,6 +496,12 @@ fn load_model(config: &AgentConfig, source: &DataSource) -> Result<DualHead, Age
 
 fn model_digest(model: &DualHead) -> Digest {
     Digest(*blake3::hash(&model.graph().encode()).as_bytes())
+}
+
+/// Differs between two runs of an agent: microseconds since 1970.
+fn session() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_micros() as u64)
 }
 
 /// The settings that decide how training goes on: a checkpoint of others cannot be resumed.

@@ -63,6 +63,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Graph(#[from] onnx_grad::GradError),
     #[error(transparent)]
+    Read(#[from] onnx_grad::ReadError),
+    #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -99,7 +101,7 @@ impl CliError {
         }
         match self {
             CliError::Config(_) | CliError::Stream(_) | CliError::Agent(AgentError::Stream(_)) => CONFIG,
-            CliError::Model(_) | CliError::Graph(_) | CliError::Data(_) | CliError::Eval(_) => DATA,
+            CliError::Model(_) | CliError::Graph(_) | CliError::Read(_) | CliError::Data(_) | CliError::Eval(_) => DATA,
             CliError::Agent(AgentError::Model(_) | AgentError::Data(_) | AgentError::Mismatch { .. }) => DATA,
             CliError::Runtime(e) | CliError::Agent(AgentError::Runtime(e)) => match e {
                 RuntimeError::LibraryNotFound { .. }

@@ -12,5 +12,5 @@ pub mod inspect;
 pub mod step;
 pub mod zoo;
 
-pub use dual_head::DualHead;
+pub use dual_head::{CL_LOGITS, DualHead, ST_LOGITS};
 pub use error::ModelError;

@@ -8,7 +8,8 @@ use tracing::warn;
 
 use crate::exchange::connection::{Connection, ConnectionConfig, Incoming};
 use crate::exchange::engine::{Action, Engine, EngineConfig, Event};
-use crate::exchange::{ExchangeError, Traffic};
+use crate::exchange::ExchangeError;
+use crate::telemetry::event::Traffic;
 
 /// Messages taken from the queue in one go, so that a flood cannot keep the agent from training.
 const MESSAGES_PER_PUMP: usize = 64;
@@ -72,6 +73,11 @@ impl Link {
 
     pub fn traffic(&self) -> Traffic {
         self.connection.traffic()
+    }
+
+    /// Messages dropped at a bound: a full queue, or no connection.
+    pub fn n_dropped(&self) -> u64 {
+        self.connection.n_dropped()
     }
 
     /// Says goodbye and waits, for a bounded time, until everything queued is sent.

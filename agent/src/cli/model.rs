@@ -90,7 +90,7 @@ pub(super) enum OptimizerName {
 
 pub(super) fn run(command: Command) -> Result<(), CliError> {
     match command {
-        Command::List => list(),
+        Command::List => list()?,
         Command::Build { network, output, seed, classes, input } => {
             let entry = zoo::find(&network)?;
             let options = BuildOptions {
@@ -102,7 +102,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
             write(&graph, &output)?;
         }
         Command::Inspect { model, parameters } => {
-            print!("{}", inspect::inspect(&Graph::read(&model)?)?.to_text(parameters));
+            print!("{}", inspect::inspect(&Graph::read(&model)?).to_text(parameters));
         }
         Command::AttachHeads { model, output, classes, seed } => {
             let graph = attach_heads(&Graph::read(&model)?, &AttachOptions { classes, seed })?;
@@ -139,11 +139,11 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
     Ok(())
 }
 
-fn list() {
+fn list() -> Result<(), CliError> {
     println!("{:<16} {:>11} {:>9} {:>9}  description", "network", "input", "classes", "params");
     for network in zoo::list() {
         let [c, h, w] = network.input;
-        let n_parameters = network.n_parameters();
+        let n_parameters = network.n_parameters()?;
         println!(
             "{:<16} {:>11} {:>9} {:>9}  {}",
             network.name,
@@ -153,6 +153,7 @@ fn list() {
             network.description
         );
     }
+    Ok(())
 }
 
 fn write(graph: &Graph, path: &Path) -> Result<(), CliError> {

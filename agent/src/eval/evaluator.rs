@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use dkt_models::{CL_LOGITS, ST_LOGITS};
 use serde::Serialize;
 use tract_onnx::prelude::*;
 
@@ -26,7 +27,7 @@ fn failed(action: &'static str) -> impl Fn(TractError) -> EvalError {
 }
 
 /// Names of the heads and of their outputs.
-const HEADS: [(&str, &str); 2] = [("cl", "cl_logits"), ("student", "st_logits")];
+const HEADS: [(&str, &str); 2] = [("cl", CL_LOGITS), ("student", ST_LOGITS)];
 
 /// A dual-head model, planned for one batch size.
 pub struct Evaluator {
@@ -47,7 +48,7 @@ impl Evaluator {
             .with_ignore_output_shapes(true)
             .with_ignore_value_info(true)
             .model_for_read(&mut &onnx[..])
-            .and_then(|model| model.with_output_names(HEADS.map(|(_, output)| output)))
+            .and_then(|model| model.with_outputs_by_name(HEADS.map(|(_, output)| output)))
             .and_then(|model| model.with_input_fact(0, f32::fact([batch, c, h, w]).into()))
             .and_then(|model| model.into_optimized())
             .map_err(failed("use the model"))?;

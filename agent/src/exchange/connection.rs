@@ -411,6 +411,10 @@ impl Poller {
             Ok(topic) => topic,
             Err(error) => return self.unreadable(&error),
         };
+        if topic.agent == self.config.agent {
+            // The broker sends an agent's own status and demand back to it.
+            return;
+        }
         self.shared.counters.count(topic.kind(), 1, payload.len());
         match wire::decode(&topic.leaf, payload) {
             Ok(message) => self.forward(Incoming::Message { topic, message }),
@@ -418,7 +422,7 @@ impl Poller {
         }
     }
 
-    fn unreadable(&mut self, error: &dyn std::error::Error) {
+    fn unreadable(&mut self, error: &(dyn std::error::Error + 'static)) {
         let n = self.shared.counters.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
         if self.warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
             self.warned = Some(Instant::now());

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use self::learning::Learning;
 use self::teaching::Teaching;
-use super::message::{AgentState, Demand, Message, SampleSet, Status};
+use super::message::{AgentState, Message, SampleSet, Status};
 use super::topic::{Leaf, Topic, common_filters};
+use super::wire::MAX_SAMPLES;
 use crate::ids::{AgentId, Digest, FleetId, Round, SampleId, View};
 
 /// Peers known at once; more are refused and counted.
@@ -24,7 +25,9 @@ pub struct EngineConfig {
     /// Differs between two runs of the agent.
     pub session: u64,
     pub data: Digest,
+    /// At most [`MAX_SAMPLES`], or nothing can be demanded.
     pub n_samples: u32,
+    /// At least one.
     pub classes: Vec<String>,
     pub model: Digest,
     pub temperature: f32,
@@ -42,8 +45,12 @@ pub struct Limits {
     pub repair_after: Duration,
     /// The wait doubles up to this while asking does not help.
     pub repair_at_most: Duration,
-    /// Bound of the logits held.
+    /// How often status and demand are said again: what was lost on the way is missing for no longer.
+    pub announce_every: Duration,
+    /// Bound of the memory that rows of teachers take.
     pub max_target_bytes: usize,
+    /// Bound of the memory that demands of students take.
+    pub max_teaching_bytes: usize,
 }
 
 impl Default for Limits {
@@ -51,7 +58,9 @@ impl Default for Limits {
         Limits {
             repair_after: Duration::from_secs(2),
             repair_at_most: Duration::from_secs(60),
+            announce_every: Duration::from_secs(60),
             max_target_bytes: 256 * 1024 * 1024,
+            max_teaching_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -73,7 +82,7 @@ pub enum Event {
     },
     /// The agent's network has changed enough for its soft targets to be made anew.
     RoundStarted(Round),
-    /// What [`Engine::next_label_batch`] asked for: raw logits `[ids, classes]`.
+    /// What [`Engine::next_label_batch`] asked for: raw logits `[ids, classes]` of this round's network.
     Labelled {
         view: View,
         ids: Vec<SampleId>,
@@ -91,7 +100,11 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Subscribe(Vec<String>),
-    Publish { topic: Topic, message: Message, retain: bool },
+    Publish {
+        topic: Topic,
+        message: Message,
+        retain: bool,
+    },
     /// Something that a person should know, once.
     Warn(String),
 }
@@ -105,6 +118,8 @@ pub struct Stats {
     pub rows_stale: u64,
     pub rows_unwanted: u64,
     pub rows_over_bound: u64,
+    /// Labelled by the own network and not sent.
+    pub rows_not_finite: u64,
     pub repairs_out: u64,
     pub repairs_in: u64,
     /// Messages not taken, by reason.
@@ -124,15 +139,33 @@ impl Stats {
 
 /// Another agent of the fleet.
 struct Peer {
-    status: Status,
+    state: AgentState,
+    session: u64,
+    /// The last one announced in this session.
+    round: Round,
     /// Same data and classes: it can teach and be taught.
     fits: bool,
+    /// A person has been told that it does not fit.
+    warned: bool,
+    subscribed: bool,
+}
+
+impl Peer {
+    /// Wants soft targets.
+    fn is_student(&self) -> bool {
+        self.fits && self.state == AgentState::Online
+    }
 }
 
 pub struct Engine {
     config: EngineConfig,
     state: AgentState,
     round: Round,
+    connected: bool,
+    /// Has subscribed to what all agents listen to; the connection renews subscriptions by itself.
+    subscribed: bool,
+    /// When to say again what is retained.
+    announce_at: Duration,
     peers: BTreeMap<AgentId, Peer>,
     learning: Learning,
     teaching: Teaching,
@@ -143,9 +176,12 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Engine {
             learning: Learning::new(&config),
-            teaching: Teaching::new(config.n_samples),
+            teaching: Teaching::new(&config),
             state: AgentState::Online,
             round: Round(0),
+            connected: false,
+            subscribed: false,
+            announce_at: Duration::ZERO,
             peers: BTreeMap::new(),
             stats: Stats::default(),
             config,
@@ -163,24 +199,36 @@ impl Engine {
         let mut actions = Vec::new();
         match event {
             Event::Connected => self.connected(now, &mut actions),
-            Event::Disconnected => {}
+            Event::Disconnected => self.connected = false,
             Event::Received { topic, message } => self.received(topic, message, now, &mut actions),
             Event::Demand { samples, n_views } => self.demand(&samples, n_views, now, &mut actions),
             Event::RoundStarted(round) => {
                 self.round = round;
-                self.teaching.start_round(&self.peers);
+                self.teaching.start_round();
                 actions.push(self.publish_status());
             }
             Event::Labelled { view, ids, logits } => self.labelled(view, &ids, &logits, &mut actions),
             Event::Finished => {
                 self.state = AgentState::Finished;
+                self.withdraw(now, &mut actions);
                 actions.push(self.publish_status());
             }
-            Event::Tick => self.ask_for_missing(now, &mut actions),
+            Event::Tick if self.connected => {
+                if self.announce_at <= now {
+                    self.announce(now, &mut actions);
+                }
+                self.ask_for_missing(now, &mut actions);
+            }
+            Event::Tick => {}
             Event::Stopping => {
                 self.state = AgentState::Offline;
+                self.withdraw(now, &mut actions);
                 actions.push(self.publish_status());
             }
+        }
+        if !self.connected {
+            // It would be lost on the way; the next connection begins with saying all of it again.
+            actions.retain(|action| !matches!(action, Action::Publish { .. }));
         }
         actions
     }
@@ -188,8 +236,11 @@ impl Engine {
     /// Up to `max` samples of one view that peers want labelled by the present network. What is handed out is
     /// not handed out again in this round, unless a peer says that it has not got it.
     pub fn next_label_batch(&mut self, max: usize) -> Option<(View, Vec<SampleId>)> {
-        // Before the first round the network knows nothing worth telling.
-        if self.round == Round(0) { None } else { self.teaching.next(max) }
+        // Before the first round the network knows nothing worth telling; without a connection it tells nobody.
+        if self.round == Round(0) || !self.connected {
+            return None;
+        }
+        self.teaching.next(max, |id| self.peers.get(id).is_some_and(Peer::is_student))
     }
 
     /// Writes the teachers' mean logits for one view of a sample. False, and `out` untouched, without any.
@@ -199,35 +250,22 @@ impl Engine {
 
     /// Peers that are there and fit.
     pub fn peers(&self) -> Vec<&AgentId> {
-        let here = |p: &Peer| p.fits && p.status.state != AgentState::Offline;
+        let here = |p: &Peer| p.fits && p.state != AgentState::Offline;
         self.peers.iter().filter(|(_, p)| here(p)).map(|(id, _)| id).collect()
     }
 
-    /// Whether nobody who fits is still training, and nothing is left to label.
+    /// Whether nobody who fits is still training; then nobody wants to be taught either.
     pub fn all_peers_finished(&self) -> bool {
-        let training = |p: &Peer| p.fits && p.status.state == AgentState::Online;
-        !self.peers.values().any(training)
+        !self.peers.values().any(Peer::is_student)
     }
 
-    /// Demanded rows that are not held from each teacher at its last round.
+    /// Demanded rows that are not held from each teacher at its last round, as far as there is room for them.
     pub fn n_missing(&self) -> usize {
-        let missing = |(id, round): (&AgentId, Round)| {
-            self.learning.store.missing(id, round).iter().map(SampleSet::len).sum::<usize>()
-        };
-        self.teachers().map(missing).sum()
+        self.peers.keys().flat_map(|id| self.missing(id).into_values()).map(|set| set.len()).sum()
     }
 
     pub fn stats(&self) -> &Stats {
         &self.stats
-    }
-
-    /// Peers to learn from that have begun a round, with that round.
-    fn teachers(&self) -> impl Iterator<Item = (&AgentId, Round)> {
-        self.peers
-            .iter()
-            .filter(|(id, p)| p.fits && p.status.state != AgentState::Offline && self.is_teacher(id))
-            .map(|(id, p)| (id, p.status.round))
-            .filter(|(_, round)| *round > Round(0))
     }
 
     fn is_teacher(&self, id: &AgentId) -> bool {
@@ -254,75 +292,119 @@ impl Engine {
         Action::Publish { topic: self.topic(Leaf::Status), message, retain: true }
     }
 
-    /// The broker may know nothing of this agent: everything retained is said again.
-    fn connected(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let mut filters = common_filters(&self.config.fleet, &self.config.agent);
-        let teachers = self.peers.keys().filter(|id| self.is_teacher(id));
-        filters.extend(teachers.map(|id| self.targets_filter(id)));
-        actions.push(Action::Subscribe(filters));
-        actions.push(self.publish_status());
-        if let Some(demand) = self.learning.store.wanted() {
-            actions.push(self.publish_demand(demand.clone()));
-        }
-        self.learning.expect_anew(now);
+    /// What it demands now; that it demands nothing, where an earlier run may have left a demand.
+    fn publish_demand(&self) -> Action {
+        let message = self.learning.store.wanted().cloned().map_or(Message::Cleared, Message::Demand);
+        Action::Publish { topic: self.topic(Leaf::Demand), message, retain: true }
     }
 
-    fn publish_demand(&self, demand: Demand) -> Action {
-        Action::Publish { topic: self.topic(Leaf::Demand), message: Message::Demand(demand), retain: true }
+    fn connected(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.connected = true;
+        if !std::mem::replace(&mut self.subscribed, true) {
+            actions.push(Action::Subscribe(common_filters(&self.config.fleet, &self.config.agent)));
+            if self.config.n_samples > MAX_SAMPLES {
+                let text = format!("more than {MAX_SAMPLES} samples; no peer takes demands for so many");
+                actions.push(Action::Warn(text));
+            }
+        }
+        self.announce(now, actions);
+        self.learning.connected(now);
+    }
+
+    /// Says what is retained. The broker may have lost it, and a peer may have missed it.
+    fn announce(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.announce_at = now + self.config.limits.announce_every;
+        actions.extend([self.publish_status(), self.publish_demand()]);
     }
 
     fn received(&mut self, topic: Topic, message: Message, now: Duration, actions: &mut Vec<Action>) {
-        if topic.agent == self.config.agent {
-            // The broker sends an agent's own retained messages back to it.
-            return;
-        }
         if topic.fleet != self.config.fleet {
             return self.stats.refuse("another fleet");
         }
+        if topic.agent == self.config.agent {
+            return self.own_echo(&topic.leaf, &message, now);
+        }
         match (topic.leaf, message) {
-            (Leaf::Status, Message::Status(status)) => self.peer_status(topic.agent, status, now, actions),
+            (Leaf::Status, Message::Status(status)) => self.peer_status(topic.agent, &status, now, actions),
+            (Leaf::Status, Message::Cleared) => self.peer_offline(&topic.agent),
             (Leaf::Demand, Message::Demand(demand)) => self.peer_demand(topic.agent, demand),
             (Leaf::Demand, Message::Cleared) => self.teaching.forget(&topic.agent),
             (Leaf::Repair { teacher }, Message::Repair(repair)) if teacher == self.config.agent => {
-                self.stats.repairs_in += 1;
-                if repair.data == self.config.data {
-                    self.teaching.relabel(&repair.missing);
-                } else {
-                    self.stats.refuse("other data");
-                }
+                self.peer_repair(&topic.agent, &repair);
             }
-            (Leaf::Targets { .. }, Message::Targets(chunk)) => self.targets(topic.agent, &chunk, now),
+            (Leaf::Targets { .. }, Message::Targets(chunk)) => {
+                self.targets(&topic.agent, &chunk, now, actions)
+            }
             (_, Message::Cleared) => {}
             _ => self.stats.refuse("message under another's topic"),
         }
     }
 
-    fn peer_status(&mut self, id: AgentId, status: Status, now: Duration, actions: &mut Vec<Action>) {
-        let known = self.peers.get(&id);
-        if known.is_none() && self.peers.len() >= MAX_PEERS {
+    /// The broker sends an agent's own messages back to it. A last will may come late, when the agent is there
+    /// again: then peers must hear so.
+    fn own_echo(&mut self, leaf: &Leaf, message: &Message, now: Duration) {
+        let says_gone = match message {
+            Message::Status(status) => status.state == AgentState::Offline,
+            Message::Cleared => *leaf == Leaf::Status,
+            _ => false,
+        };
+        if says_gone && self.state != AgentState::Offline {
+            // Not at once: whatever sends such messages in a loop is answered seldom.
+            self.announce_at = self.announce_at.min(now + self.config.limits.repair_after);
+        }
+    }
+
+    /// Keeps what else is known: the will of an earlier run says nothing about the present one.
+    fn peer_offline(&mut self, id: &AgentId) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.state = AgentState::Offline;
+            self.teaching.students_changed();
+        }
+    }
+
+    fn peer_status(&mut self, id: AgentId, status: &Status, now: Duration, actions: &mut Vec<Action>) {
+        if status.state == AgentState::Offline {
+            return self.peer_offline(&id);
+        }
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&id) {
             return self.stats.refuse("too many peers");
         }
-        let fits = status.data == self.config.data && status.classes == self.config.classes;
-        if !fits && known.is_none_or(|p| p.fits) {
-            let what = if status.data == self.config.data { "classes" } else { "data or augmentation" };
-            actions.push(Action::Warn(format!("`{id}` has other {what}; nothing is exchanged with it")));
-        }
-        let began_anew =
-            known.is_some_and(|p| p.status.session != status.session && p.status.round > status.round);
-        if began_anew {
+        let is_teacher = self.is_teacher(&id);
+        let filter = self.targets_filter(&id);
+        let peer = self.peers.entry(id.clone()).or_insert(Peer {
+            state: AgentState::Offline,
+            session: status.session,
+            round: Round(0),
+            fits: false,
+            warned: false,
+            subscribed: false,
+        });
+        let came = peer.state == AgentState::Offline || !peer.fits;
+        if peer.session != status.session {
+            // Its rounds count anew, and its network may be another: all it has sent is to be replaced.
+            (peer.session, peer.round) = (status.session, Round(0));
             self.learning.store.forget_rounds(&id);
         }
-        let came = status.state != AgentState::Offline
-            && known.is_none_or(|p| p.status.state == AgentState::Offline);
-        if known.is_none() && fits && self.is_teacher(&id) {
-            actions.push(Action::Subscribe(vec![self.targets_filter(&id)]));
+        // Within a session rounds only go up; a message delivered late does not take them back.
+        let advanced = peer.round < status.round;
+        peer.round = peer.round.max(status.round);
+        peer.state = status.state;
+        peer.fits = status.data == self.config.data && status.classes == self.config.classes;
+        self.teaching.students_changed();
+        if !peer.fits {
+            if !std::mem::replace(&mut peer.warned, true) {
+                let what = if status.data == self.config.data { "classes" } else { "data or augmentation" };
+                actions.push(Action::Warn(format!("`{id}` has other {what}; nothing is exchanged with it")));
+            }
+            return;
         }
-        if known.is_none_or(|p| p.status.round != status.round || came) {
-            self.learning.expect(&id, now);
-        }
-        self.peers.insert(id.clone(), Peer { status, fits });
-        if came && fits {
-            self.teaching.enqueue_demand(&id);
+        if is_teacher {
+            if !std::mem::replace(&mut peer.subscribed, true) {
+                actions.push(Action::Subscribe(vec![filter]));
+            }
+            if came || advanced {
+                self.learning.expect(&id, now);
+            }
         }
     }
 }

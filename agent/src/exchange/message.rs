@@ -1,5 +1,7 @@
 //! What agents say to each other. `wire` holds the bytes.
 
+use std::collections::BTreeMap;
+
 use crate::ids::{Digest, Round, SampleId, View};
 
 /// A set of samples of one data set, a bit each: sample i is bit i % 8 of byte i / 8.
@@ -32,6 +34,16 @@ impl SampleSet {
 
     pub fn contains(&self, id: SampleId) -> bool {
         self.bits.get(id.0 as usize / 8).is_some_and(|byte| byte >> (id.0 % 8) & 1 == 1)
+    }
+
+    /// Puts in what `other`, a set over the same samples, holds.
+    pub fn add(&mut self, other: &SampleSet) {
+        self.bits.iter_mut().zip(&other.bits).for_each(|(a, b)| *a |= b);
+    }
+
+    /// Takes out what `other`, a set over the same samples, holds.
+    pub fn subtract(&mut self, other: &SampleSet) {
+        self.bits.iter_mut().zip(&other.bits).for_each(|(a, b)| *a &= !b);
     }
 
     /// In ascending order.
@@ -93,20 +105,24 @@ pub struct Demand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     pub data: Digest,
+    /// The teacher's last round that the student knows of.
     pub round: Round,
-    /// One set a view, from view 0.
-    pub missing: Vec<SampleSet>,
+    /// The views that lack something; at least one.
+    pub missing: BTreeMap<View, SampleSet>,
 }
 
 /// Soft targets: what a teacher's continual-learning head says to one view of some samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetChunk {
+    /// The run of the teacher that counts `round`.
+    pub session: u64,
     pub data: Digest,
     pub model: Digest,
     pub round: Round,
     /// Softmax divisor that the teacher trains its own student head with; the logits are not divided by it.
     pub temperature: f32,
     pub view: View,
+    /// Each once.
     pub ids: Vec<SampleId>,
     /// `[ids, classes]`, raw.
     pub logits: Vec<f32>,
@@ -137,6 +153,18 @@ mod tests {
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(set.len(), expected.len());
             prop_assert_eq!(SampleSet::from_bits(n, set.bits().to_vec()), Some(set));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sets_are_added_and_subtracted(a in 0_u32..1 << 20, b in 0_u32..1 << 20) {
+            let set = |bits: u32| SampleSet::from_bits(20, bits.to_le_bytes()[..3].to_vec()).unwrap();
+            let (mut sum, mut rest) = (set(a), set(a));
+            sum.add(&set(b));
+            rest.subtract(&set(b));
+            prop_assert_eq!(sum, set(a | b));
+            prop_assert_eq!(rest, set(a & !b));
         }
     }
 

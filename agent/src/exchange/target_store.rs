@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::message::{Demand, SampleSet, TargetChunk};
 use crate::ids::{AgentId, Round, SampleId, View};
 
+/// What a row takes beside its logits: key, round, allocation, and the table's free places; rounded up.
+const ROW_OVERHEAD_BYTES: usize = 64;
+
 /// What became of the rows of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -28,9 +31,9 @@ pub struct TargetStore {
 }
 
 impl TargetStore {
-    /// `max_bytes` bounds the logits held.
+    /// `max_bytes` bounds the memory of all rows.
     pub fn new(n_classes: usize, max_bytes: usize) -> Self {
-        let max_rows = max_bytes / (4 * n_classes.max(1));
+        let max_rows = max_bytes / (4 * n_classes + ROW_OVERHEAD_BYTES);
         TargetStore { n_classes, max_rows, n_rows: 0, wanted: None, teachers: BTreeMap::new() }
     }
 
@@ -41,6 +44,11 @@ impl TargetStore {
         }
         self.n_rows = self.teachers.values().map(HashMap::len).sum();
         self.wanted = Some(demand);
+    }
+
+    /// Nothing is demanded any more, and nothing held.
+    pub fn withdraw(&mut self) {
+        *self = TargetStore { teachers: BTreeMap::new(), n_rows: 0, wanted: None, ..*self };
     }
 
     pub fn wanted(&self) -> Option<&Demand> {
@@ -93,23 +101,31 @@ impl TargetStore {
         true
     }
 
-    /// What is demanded and not held from `teacher` at `round` or later: one set a view.
-    pub fn missing(&self, teacher: &AgentId, round: Round) -> Vec<SampleSet> {
-        let Some(wanted) = &self.wanted else { return Vec::new() };
+    /// What is demanded and not held from `teacher` at `round` or later, by view; views that lack nothing are
+    /// left out. A row for which there is no room is not missed: it would be asked for for ever.
+    pub fn missing(&self, teacher: &AgentId, round: Round) -> BTreeMap<View, SampleSet> {
+        let mut missing = BTreeMap::new();
+        let Some(wanted) = &self.wanted else { return missing };
         let rows = self.teachers.get(teacher);
-        let held = |id, view| rows.and_then(|r| r.get(&(id, view))).is_some_and(|(held, _)| *held >= round);
-        (0..wanted.n_views)
-            .map(|view| {
-                let mut missing = SampleSet::new(wanted.samples.n_samples());
-                wanted.samples.iter().filter(|id| !held(*id, View(view))).for_each(|id| missing.insert(id));
-                missing
-            })
-            .collect()
+        let mut room = self.max_rows - self.n_rows;
+        for view in (0..wanted.n_views).map(View) {
+            for id in wanted.samples.iter() {
+                match rows.and_then(|rows| rows.get(&(id, view))) {
+                    Some((held, _)) if *held >= round => continue,
+                    Some(_) => {}
+                    None if room == 0 => continue,
+                    None => room -= 1,
+                }
+                let set = || SampleSet::new(wanted.samples.n_samples());
+                missing.entry(view).or_insert_with(set).insert(id);
+            }
+        }
+        missing
     }
 
     /// Lets any later round of `teacher` replace what is held: it has begun to count anew.
     pub fn forget_rounds(&mut self, teacher: &AgentId) {
-        for (round, _) in self.teachers.entry(teacher.clone()).or_default().values_mut() {
+        for (round, _) in self.teachers.get_mut(teacher).into_iter().flat_map(HashMap::values_mut) {
             *round = Round(0);
         }
     }

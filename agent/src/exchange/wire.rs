@@ -3,10 +3,13 @@
 //! Decoding checks everything that can be checked without knowing the peer: version, sizes, finite logits. It
 //! allocates no more than a small multiple of the message's own length.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
 use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
@@ -17,6 +20,8 @@ use crate::ids::{Digest, Round, SampleId, View};
 pub const VERSION: u64 = 1;
 /// Longest message taken or sent, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Most samples of a data set: a set of them fits into a message.
+pub const MAX_SAMPLES: u32 = 8_000_000;
 /// Most classes of a fleet.
 pub const MAX_CLASSES: usize = 4096;
 /// Longest name of a class, in bytes.
@@ -41,51 +46,96 @@ pub enum WireError {
     NotFinite,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Head {
     v: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StatusWire {
+struct StatusWire<'a> {
     v: u64,
-    state: String,
+    state: Cow<'a, str>,
     session: u64,
-    data: ByteBuf,
-    classes: Vec<String>,
-    model: ByteBuf,
+    #[serde(borrow)]
+    data: Octets<'a>,
+    classes: Cow<'a, [String]>,
+    #[serde(borrow)]
+    model: Octets<'a>,
     round: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct DemandWire {
+struct DemandWire<'a> {
     v: u64,
-    data: ByteBuf,
+    #[serde(borrow)]
+    data: Octets<'a>,
     n_samples: u32,
     n_views: u8,
-    samples: ByteBuf,
+    #[serde(borrow)]
+    samples: Octets<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct RepairWire {
+struct RepairWire<'a> {
     v: u64,
-    data: ByteBuf,
+    #[serde(borrow)]
+    data: Octets<'a>,
     round: u64,
     n_samples: u32,
-    missing: Vec<ByteBuf>,
+    #[serde(borrow)]
+    missing: BTreeMap<u8, Octets<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct TargetsWire {
+struct TargetsWire<'a> {
     v: u64,
-    data: ByteBuf,
-    model: ByteBuf,
+    session: u64,
+    #[serde(borrow)]
+    data: Octets<'a>,
+    #[serde(borrow)]
+    model: Octets<'a>,
     round: u64,
     temperature: f32,
     view: u8,
     n_classes: u32,
-    ids: Tagged<ByteBuf>,
-    logits: Tagged<ByteBuf>,
+    #[serde(borrow)]
+    ids: Tagged<Octets<'a>>,
+    #[serde(borrow)]
+    logits: Tagged<Octets<'a>>,
+}
+
+/// A byte string. What serde would also read as one, text and arrays of numbers, is refused: peers that send it
+/// would be understood here and nowhere else.
+struct Octets<'a>(Cow<'a, [u8]>);
+
+impl Serialize for Octets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Octets<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OctetsVisitor;
+
+        impl<'de> Visitor<'de> for OctetsVisitor {
+            type Value = Octets<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a byte string")
+            }
+
+            fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Octets(Cow::Borrowed(bytes)))
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Octets(Cow::Owned(bytes.to_vec())))
+            }
+        }
+
+        deserializer.deserialize_bytes(OctetsVisitor)
+    }
 }
 
 /// Bytes of a message as it is published. [`Message::Cleared`] is empty.
@@ -93,40 +143,38 @@ pub fn encode(message: &Message) -> Vec<u8> {
     match message {
         Message::Status(m) => cbor(&StatusWire {
             v: VERSION,
-            state: state_name(m.state).to_owned(),
+            state: state_name(m.state).into(),
             session: m.session,
-            data: bytes(&m.data.0),
-            classes: m.classes.clone(),
-            model: bytes(&m.model.0),
+            data: octets(&m.data.0),
+            classes: (&m.classes).into(),
+            model: octets(&m.model.0),
             round: m.round.0,
         }),
         Message::Demand(m) => cbor(&DemandWire {
             v: VERSION,
-            data: bytes(&m.data.0),
+            data: octets(&m.data.0),
             n_samples: m.samples.n_samples(),
             n_views: m.n_views,
-            samples: bytes(m.samples.bits()),
+            samples: octets(m.samples.bits()),
         }),
         Message::Repair(m) => cbor(&RepairWire {
             v: VERSION,
-            data: bytes(&m.data.0),
+            data: octets(&m.data.0),
             round: m.round.0,
-            n_samples: m.missing.first().map_or(0, SampleSet::n_samples),
-            missing: m.missing.iter().map(|set| bytes(set.bits())).collect(),
+            n_samples: m.missing.values().next().map_or(0, SampleSet::n_samples),
+            missing: m.missing.iter().map(|(view, set)| (view.0, octets(set.bits()))).collect(),
         }),
         Message::Targets(m) => cbor(&TargetsWire {
             v: VERSION,
-            data: bytes(&m.data.0),
-            model: bytes(&m.model.0),
+            session: m.session,
+            data: octets(&m.data.0),
+            model: octets(&m.model.0),
             round: m.round.0,
             temperature: m.temperature,
             view: m.view.0,
             n_classes: (m.logits.len() / m.ids.len().max(1)) as u32,
-            ids: Tagged::new(
-                Some(TAG_U32_LE),
-                ByteBuf::from(m.ids.iter().flat_map(|id| id.0.to_le_bytes()).collect::<Vec<u8>>()),
-            ),
-            logits: Tagged::new(Some(TAG_F16_LE), ByteBuf::from(f16_bytes(&m.logits))),
+            ids: typed(TAG_U32_LE, m.ids.iter().flat_map(|id| id.0.to_le_bytes()).collect()),
+            logits: typed(TAG_F16_LE, f16_bytes(&m.logits)),
         }),
         Message::Cleared => Vec::new(),
     }
@@ -136,8 +184,12 @@ fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
     serde_cbor::to_vec(value).expect("invariant: these structures have a CBOR form")
 }
 
-fn bytes(slice: &[u8]) -> ByteBuf {
-    ByteBuf::from(slice.to_vec())
+fn octets(bytes: &[u8]) -> Octets<'_> {
+    Octets(Cow::Borrowed(bytes))
+}
+
+fn typed<'a>(tag: u64, bytes: Vec<u8>) -> Tagged<Octets<'a>> {
+    Tagged::new(Some(tag), Octets(Cow::Owned(bytes)))
 }
 
 /// Half precision; what it cannot hold becomes its largest finite value.
@@ -146,11 +198,21 @@ fn f16_bytes(logits: &[f32]) -> Vec<u8> {
     logits.iter().flat_map(|v| f16::from_f32(v.clamp(-limit, limit)).to_le_bytes()).collect()
 }
 
+/// Everything in a message that is not a row of soft targets or a set of samples, rounded up.
+const OVERHEAD_BYTES: usize = 256;
+
 /// Rows of `n_classes` logits that fit into a message of `max_bytes`, at least 1.
 pub fn rows_per_chunk(n_classes: usize, max_bytes: usize) -> usize {
-    /// Everything in a chunk of soft targets that is not a row, rounded up.
-    const OVERHEAD_BYTES: usize = 256;
+    let max_bytes = max_bytes.min(MAX_MESSAGE_BYTES);
     (max_bytes.saturating_sub(OVERHEAD_BYTES) / (4 + 2 * n_classes)).max(1)
+}
+
+/// Views that fit into a repair, at least 1.
+pub fn views_per_repair(n_samples: u32) -> usize {
+    /// Number of the view and length of its set.
+    const VIEW_BYTES: usize = 8;
+    let set_bytes = n_samples.div_ceil(8) as usize + VIEW_BYTES;
+    ((MAX_MESSAGE_BYTES - OVERHEAD_BYTES) / set_bytes).max(1)
 }
 
 /// Decodes what arrived under a topic ending in `leaf`.
@@ -192,14 +254,22 @@ fn field(field: &'static str, expected: &'static str, found: impl ToString) -> W
     WireError::Field { field, expected, found: found.to_string() }
 }
 
-fn digest(name: &'static str, bytes: &ByteBuf) -> Result<Digest, WireError> {
-    let bytes: [u8; 32] = bytes[..].try_into().map_err(|_| field(name, "32 bytes", bytes.len()))?;
+fn digest(name: &'static str, bytes: &Octets) -> Result<Digest, WireError> {
+    let bytes: [u8; 32] = bytes.0[..].try_into().map_err(|_| field(name, "32 bytes", bytes.0.len()))?;
     Ok(Digest(bytes))
 }
 
-fn sample_set(name: &'static str, n_samples: u32, bits: ByteBuf) -> Result<SampleSet, WireError> {
-    let n_bytes = bits.len();
-    SampleSet::from_bits(n_samples, bits.into_vec())
+/// Rounds that soft targets belong to.
+fn round(round: u64) -> Result<Round, WireError> {
+    if round == 0 { Err(field("round", "at least 1", 0)) } else { Ok(Round(round)) }
+}
+
+fn sample_set(name: &'static str, n_samples: u32, bits: Octets) -> Result<SampleSet, WireError> {
+    if !(1..=MAX_SAMPLES).contains(&n_samples) {
+        return Err(field("n_samples", "1 to 8000000", n_samples));
+    }
+    let n_bytes = bits.0.len();
+    SampleSet::from_bits(n_samples, bits.0.into_owned())
         .ok_or_else(|| field(name, "one bit for each of `n_samples` and no more", format!("{n_bytes} bytes")))
 }
 
@@ -218,7 +288,7 @@ fn status(wire: StatusWire) -> Result<Status, WireError> {
         state: *state,
         session: wire.session,
         data: digest("data", &wire.data)?,
-        classes: wire.classes,
+        classes: wire.classes.into_owned(),
         model: digest("model", &wire.model)?,
         round: Round(wire.round),
     })
@@ -236,14 +306,14 @@ fn demand(wire: DemandWire) -> Result<Demand, WireError> {
 }
 
 fn repair(wire: RepairWire) -> Result<Repair, WireError> {
-    if !(1..=256).contains(&wire.missing.len()) {
-        return Err(field("missing", "1 to 256 views", wire.missing.len()));
+    if wire.missing.is_empty() {
+        return Err(field("missing", "at least one view", 0));
     }
-    let missing = wire.missing.into_iter().map(|bits| sample_set("missing", wire.n_samples, bits));
+    let set = |(view, bits)| Ok((View(view), sample_set("missing", wire.n_samples, bits)?));
     Ok(Repair {
         data: digest("data", &wire.data)?,
-        round: Round(wire.round),
-        missing: missing.collect::<Result<_, _>>()?,
+        round: round(wire.round)?,
+        missing: wire.missing.into_iter().map(set).collect::<Result<_, _>>()?,
     })
 }
 
@@ -251,9 +321,9 @@ fn targets(wire: TargetsWire) -> Result<TargetChunk, WireError> {
     if wire.ids.tag != Some(TAG_U32_LE) {
         return Err(field("ids", "typed array 70 (uint32, little endian)", format!("{:?}", wire.ids.tag)));
     }
-    let (ids, rest) = wire.ids.value.as_chunks::<4>();
+    let (ids, rest) = wire.ids.value.0.as_chunks::<4>();
     if !rest.is_empty() || ids.is_empty() {
-        return Err(field("ids", "4 bytes for each of at least one sample", wire.ids.value.len()));
+        return Err(field("ids", "4 bytes for each of at least one sample", wire.ids.value.0.len()));
     }
     let n_classes = wire.n_classes as usize;
     if !(1..=MAX_CLASSES).contains(&n_classes) {
@@ -263,13 +333,13 @@ fn targets(wire: TargetsWire) -> Result<TargetChunk, WireError> {
         return Err(field("temperature", "a positive number", wire.temperature));
     }
     let n_values = ids.len() * n_classes;
-    let raw = &wire.logits.value;
+    let raw = &wire.logits.value.0;
     let logits: Vec<f32> = match wire.logits.tag {
-        Some(TAG_F16_LE) if raw.len() == 2 * n_values => {
+        Some(TAG_F16_LE) if raw.len().is_multiple_of(2) && raw.len() / 2 == n_values => {
             let halves: Vec<f16> = raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
             halves.to_f32_vec()
         }
-        Some(TAG_F32_LE) if raw.len() == 4 * n_values => {
+        Some(TAG_F32_LE) if raw.len().is_multiple_of(4) && raw.len() / 4 == n_values => {
             raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
         }
         tag => {
@@ -281,9 +351,10 @@ fn targets(wire: TargetsWire) -> Result<TargetChunk, WireError> {
         return Err(WireError::NotFinite);
     }
     Ok(TargetChunk {
+        session: wire.session,
         data: digest("data", &wire.data)?,
         model: digest("model", &wire.model)?,
-        round: Round(wire.round),
+        round: round(wire.round)?,
         temperature: wire.temperature,
         view: View(wire.view),
         ids: ids.iter().map(|b| SampleId(u32::from_le_bytes(*b))).collect(),

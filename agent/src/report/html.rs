@@ -41,7 +41,7 @@ fn render(record: &LabRecord) -> String {
             y_range: Some((0.0, 100.0)),
             x_counts: true,
         };
-        figure(&mut html, plots::lines(&lines, &axes), &format!("Average accuracy so far, {words}"));
+        curves(&mut html, &lines, &axes, &format!("Average accuracy so far, {words}"));
     }
     html.push_str("<h2>Accuracy matrices</h2>\n");
     for arm in &record.arms {
@@ -55,15 +55,15 @@ fn render(record: &LabRecord) -> String {
     html.push_str("<h2>Training</h2>\n");
     let steps = |y, y_range| Axes { x: "training steps", y, y_range, x_counts: false };
     let loss = course_lines(record, |e| f64::from(e.loss_cl));
-    figure(&mut html, plots::lines(&loss, &steps("cross-entropy", None)), "Loss of the continual-learning head");
+    curves(&mut html, &loss, &steps("cross-entropy", None), "Loss of the continual-learning head");
     let loss = course_lines(record, |e| f64::from(e.loss_st));
-    figure(&mut html, plots::lines(&loss, &steps("distance to the teacher", None)), "Loss of the student head");
+    curves(&mut html, &loss, &steps("distance to the teacher", None), "Loss of the student head");
     let share = course_lines(record, |e| 100.0 * f64::from(e.teacher_share));
     let axes = steps("rows with a teacher (%)", Some((0.0, 100.0)));
-    figure(&mut html, plots::lines(&share, &axes), "Share of training rows that had soft targets");
+    curves(&mut html, &share, &axes, "Share of training rows that had soft targets");
     html.push_str("<h2>Exchange</h2>\n");
     let axes = Axes { x: "seconds", y: "bytes received", y_range: None, x_counts: false };
-    figure(&mut html, plots::lines(&traffic_lines(record), &axes), "Bytes received from peers, all kinds");
+    curves(&mut html, &traffic_lines(record), &axes, "Bytes received from peers, all kinds");
     html.push_str(&settings(record));
     html.push_str("</body>\n</html>\n");
     html
@@ -95,6 +95,15 @@ fn summary(record: &LabRecord) -> String {
         let _ = write!(text, "{unfinished} of the runs did not reach their end; they are shown as far as they came.");
     }
     text
+}
+
+/// A line plot, or a word where there is nothing to plot.
+fn curves(html: &mut String, lines: &[Line], axes: &Axes<'_>, caption: &str) {
+    if lines.is_empty() {
+        let _ = writeln!(html, "<p>{}: none.</p>", escape(caption));
+    } else {
+        figure(html, plots::lines(lines, axes), caption);
+    }
 }
 
 fn figure(html: &mut String, svg: Result<String, Box<dyn std::error::Error>>, caption: &str) {

@@ -36,7 +36,7 @@ pub(super) struct Axes<'a> {
 
 type Failed = Box<dyn std::error::Error>;
 
-/// A line plot with a legend below the curves' upper left corner.
+/// A line plot with a legend at its right. There must be a point: without, the axes have no range.
 pub(super) fn lines(lines: &[Line], axes: &Axes<'_>) -> Result<String, Failed> {
     let mut svg = String::new();
     {

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use dkt_models::step::TrainingStep;
+use dkt_models::{CL_LOGITS, ST_LOGITS};
 use onnx_grad::graph::{DataType, Graph, Tensor as HostTensor};
 use ort::environment::Environment;
 use ort::ep;
-use ort::io_binding::IoBinding;
+use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
+use ort::session::{IoBinding, Session};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
 use serde::{Deserialize, Serialize};
@@ -138,9 +139,18 @@ fn environment() -> Result<&'static Environment, RuntimeError> {
     let path = find_library()?;
     let builder = ort::init_from(&path)
         .map_err(|e| RuntimeError::LoadLibrary { path: path.clone(), source: Box::new(e) })?;
-    let environment =
-        builder.with_name("dkt").with_telemetry(false).build().map_err(failed("create its environment"))?;
+    let environment = builder
+        .with_name("dkt")
+        .with_telemetry(false)
+        .with_logger(Arc::new(log))
+        .build()
+        .map_err(failed("create its environment"))?;
     Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// The library's own messages, for `DKT_LOG=onnxruntime=debug`: what fails comes back as an error anyway.
+fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    tracing::debug!(target: "onnxruntime", ?level, category, location, "{message}");
 }
 
 fn find_library() -> Result<PathBuf, RuntimeError> {
@@ -221,6 +231,7 @@ pub struct Logits {
 
 const BATCH_INPUTS: [&str; 4] = ["input", "labels", "teacher_logits", "teacher_weight"];
 const SCALAR_INPUTS: [&str; 4] = ["learning_rate", "distill_weight", "temperature", "step"];
+const EVALUATE_OUTPUTS: [&str; 2] = [CL_LOGITS, ST_LOGITS];
 const SCALAR_OUTPUTS: [&str; 4] = ["loss", "loss.cl", "loss.st", "grad_norm"];
 
 /// A state tensor's name, shape and two buffers; `buffers[parity]` is the current one.
@@ -245,6 +256,8 @@ pub struct TrainSession {
     reports: [Tensor<f32>; 4],
     evaluate_input: Tensor<f32>,
     host: Allocator,
+    /// Where the logits of an evaluation go.
+    to_host: MemoryInfo<'static>,
     input_name: String,
     input_dims: [usize; 3],
     n_classes: usize,
@@ -285,6 +298,8 @@ impl TrainSession {
             reports: [scalar()?, scalar()?, scalar()?, scalar()?],
             evaluate_input: empty()?,
             host,
+            to_host: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
+                .map_err(failed(action))?,
             input_name: step.input_name.clone(),
             input_dims: step.input_dims,
             n_classes: step.n_classes,
@@ -298,7 +313,6 @@ impl TrainSession {
 
     fn bind_state(&mut self) -> ort::Result<()> {
         let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
-        let to_host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)?;
         for parity in 0..2 {
             let binding = &mut self.train_bindings[parity];
             for (name, tensor) in SCALAR_OUTPUTS.iter().zip(&mut self.reports) {
@@ -310,9 +324,6 @@ impl TrainSession {
                 if evaluated.contains(&state.name.as_str()) {
                     self.evaluate_bindings[parity].bind_input(&*state.name, &state.buffers[parity])?;
                 }
-            }
-            for name in ["cl_logits", "st_logits"] {
-                self.evaluate_bindings[parity].bind_output_to_device(name, &to_host)?;
             }
         }
         self.bind_scalars()
@@ -412,11 +423,16 @@ impl TrainSession {
         fill(self.evaluate_input.extract_tensor_mut().1);
         let binding = &mut self.evaluate_bindings[self.parity];
         binding.bind_input(self.input_name.as_str(), &self.evaluate_input).map_err(failed(action))?;
+        // Bound anew each time: what a run gave would otherwise be the buffer of the next, whatever its size.
+        for name in EVALUATE_OUTPUTS {
+            binding.bind_output_to_device(name, &self.to_host).map_err(failed(action))?;
+        }
         let outputs = self.evaluate.run_binding(binding).map_err(failed(action))?;
         let read = |name: &str| -> Result<Vec<f32>, RuntimeError> {
             Ok(outputs[name].try_extract_tensor::<f32>().map_err(failed(action))?.1.to_vec())
         };
-        Ok(Logits { cl: read("cl_logits")?, student: read("st_logits")? })
+        let [cl, student] = EVALUATE_OUTPUTS.map(read);
+        Ok(Logits { cl: cl?, student: student? })
     }
 
     /// Training steps done, counted from 1 by the optimiser's bias correction.

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Action, Engine, EngineConfig};
-use crate::exchange::message::{Demand, Message, Repair, SampleSet, TargetChunk};
+use crate::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, TargetChunk};
 use crate::exchange::target_store::TargetStore;
 use crate::exchange::topic::{Leaf, targets_filter};
-use crate::ids::{AgentId, SampleId};
+use crate::exchange::wire::views_per_repair;
+use crate::ids::{AgentId, Round, SampleId, View};
 
 /// Asking one teacher for what is missing.
 #[derive(Clone, Copy, Debug)]
 struct Asking {
-    /// When to look next.
-    at: Duration,
+    /// When to look whether something is missing; `None` while nothing new is expected.
+    at: Option<Duration>,
     wait: Duration,
-    /// A retained repair message of ours is at the broker.
+    /// A retained repair may lie at the broker: of this run, or of one before.
     outstanding: bool,
 }
 
@@ -36,14 +37,23 @@ impl Learning {
 
     /// Something is to come from this teacher: look whether it has after the shortest wait.
     pub fn expect(&mut self, teacher: &AgentId, now: Duration) {
-        let outstanding = self.asking.get(teacher).is_some_and(|a| a.outstanding);
-        let asking = Asking { at: now + self.repair_after, wait: self.repair_after, outstanding };
-        self.asking.insert(teacher.clone(), asking);
+        let anew = Asking { at: Some(now + self.repair_after), wait: self.repair_after, outstanding: true };
+        match self.asking.get_mut(teacher) {
+            Some(asking) => *asking = Asking { outstanding: asking.outstanding, ..anew },
+            None => _ = self.asking.insert(teacher.clone(), anew),
+        }
     }
 
-    pub fn expect_anew(&mut self, now: Duration) {
-        let teachers: Vec<AgentId> = self.asking.keys().cloned().collect();
-        teachers.iter().for_each(|teacher| self.expect(teacher, now));
+    fn expect_all(&mut self, now: Duration) {
+        for asking in self.asking.values_mut() {
+            (asking.at, asking.wait) = (Some(now + self.repair_after), self.repair_after);
+        }
+    }
+
+    /// After a reconnection nobody knows what the broker has kept.
+    pub fn connected(&mut self, now: Duration) {
+        self.asking.values_mut().for_each(|asking| asking.outstanding = true);
+        self.expect_all(now);
     }
 }
 
@@ -61,65 +71,102 @@ impl Engine {
     ) {
         let mut set = SampleSet::new(self.config.n_samples);
         samples.iter().for_each(|id| set.insert(*id));
-        let demand = Demand { data: self.config.data, n_views, samples: set };
-        self.learning.store.demand(demand.clone());
-        actions.push(self.publish_demand(demand));
-        self.learning.expect_anew(now);
+        self.learning.store.demand(Demand { data: self.config.data, n_views, samples: set });
+        actions.push(self.publish_demand());
+        self.learning.expect_all(now);
     }
 
-    pub(super) fn targets(&mut self, teacher: AgentId, chunk: &TargetChunk, now: Duration) {
-        if !self.is_teacher(&teacher) {
+    /// Nothing is wanted any more, and what the broker keeps of it is taken back.
+    pub(super) fn withdraw(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.learning.store.withdraw();
+        actions.push(self.publish_demand());
+        let teachers: Vec<AgentId> = self.learning.asking.keys().cloned().collect();
+        teachers.iter().for_each(|teacher| self.ask(teacher, now, actions));
+    }
+
+    pub(super) fn targets(
+        &mut self,
+        teacher: &AgentId,
+        chunk: &TargetChunk,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.is_teacher(teacher) {
             return self.stats.refuse("not a teacher of ours");
         }
         let n_classes = self.config.classes.len();
         if chunk.data != self.config.data || chunk.logits.len() != chunk.ids.len() * n_classes {
             return self.stats.refuse("other data");
         }
-        let Some(peer) = self.peers.get_mut(&teacher).filter(|p| p.fits) else {
-            return self.stats.refuse("a peer without a status that fits");
-        };
-        // The chunk may overtake the status that announces its round.
-        peer.status.round = peer.status.round.max(chunk.round);
-        let counts = self.learning.store.apply(&teacher, chunk);
+        // The status alone says which run of the teacher counts and how far it is. A chunk that overtakes it is
+        // asked for again; one left over from an earlier run, or of an invented round, must not hold a place
+        // that newer rows could then not take.
+        match self.peers.get(teacher) {
+            Some(peer) if peer.fits && peer.session == chunk.session && peer.round >= chunk.round => {}
+            _ => return self.stats.refuse("soft targets that no status announces"),
+        }
+        let counts = self.learning.store.apply(teacher, chunk);
+        if counts.over_bound > 0 && self.stats.rows_over_bound == 0 {
+            let bytes = self.config.limits.max_target_bytes;
+            actions.push(Action::Warn(format!("no room for more soft targets than {bytes} bytes of them")));
+        }
         self.stats.chunks_in += 1;
         self.stats.rows_applied += counts.applied;
         self.stats.rows_stale += counts.stale;
         self.stats.rows_unwanted += counts.unwanted;
         self.stats.rows_over_bound += counts.over_bound;
         if counts.applied > 0 {
-            self.learning.expect(&teacher, now);
+            self.learning.expect(teacher, now);
         }
     }
 
-    /// Asks each teacher from whom nothing has come for a while for what is missing, ever less often while that
-    /// does not help; takes the question back when nothing is missing.
-    pub(super) fn ask_for_missing(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let due: Vec<_> = self
-            .teachers()
-            .filter(|(id, _)| self.learning.asking.get(id).is_some_and(|asking| asking.at <= now))
-            .map(|(id, round)| (id.clone(), round))
-            .collect();
-        for (teacher, round) in due {
-            let missing = self.learning.store.missing(&teacher, round);
-            let lacking = missing.iter().any(|set| !set.is_empty());
-            let Some(asking) = self.learning.asking.get_mut(&teacher) else { continue };
-            let was_outstanding = asking.outstanding;
-            asking.outstanding = lacking;
-            asking.at = now + asking.wait;
-            asking.wait = if lacking {
-                (asking.wait * 2).min(self.config.limits.repair_at_most)
-            } else {
-                self.config.limits.repair_after
-            };
-            let message = match (lacking, was_outstanding) {
-                (true, _) => {
-                    self.stats.repairs_out += 1;
-                    Message::Repair(Repair { data: self.config.data, round, missing })
-                }
-                (false, true) => Message::Cleared,
-                (false, false) => continue,
-            };
-            actions.push(Action::Publish { topic: self.topic(Leaf::Repair { teacher }), message, retain: true });
+    /// What `teacher` has been heard to have and this agent lacks.
+    pub(super) fn missing(&self, teacher: &AgentId) -> BTreeMap<View, SampleSet> {
+        match self.peers.get(teacher) {
+            Some(peer)
+                if peer.fits
+                    && peer.state != AgentState::Offline
+                    && peer.round > Round(0)
+                    && self.is_teacher(teacher) =>
+            {
+                self.learning.store.missing(teacher, peer.round)
+            }
+            _ => BTreeMap::new(),
         }
+    }
+
+    /// Asks each teacher from whom nothing has come for a while for what is missing.
+    pub(super) fn ask_for_missing(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let due = self.learning.asking.iter().filter(|(_, asking)| asking.at.is_some_and(|at| at <= now));
+        let due: Vec<AgentId> = due.map(|(teacher, _)| teacher.clone()).collect();
+        due.iter().for_each(|teacher| self.ask(teacher, now, actions));
+    }
+
+    /// Asks ever less often while that does not help; takes the question back when nothing is missing.
+    fn ask(&mut self, teacher: &AgentId, now: Duration, actions: &mut Vec<Action>) {
+        let missing = self.missing(teacher);
+        let filter = self.targets_filter(teacher);
+        let Some(asking) = self.learning.asking.get_mut(teacher) else { return };
+        let message = if missing.is_empty() {
+            asking.at = None;
+            if !std::mem::take(&mut asking.outstanding) {
+                return;
+            }
+            Message::Cleared
+        } else {
+            if asking.wait > self.learning.repair_after {
+                // Asking has not helped: perhaps the subscription was lost.
+                actions.push(Action::Subscribe(vec![filter]));
+            }
+            asking.at = Some(now + asking.wait);
+            asking.wait = (asking.wait * 2).min(self.config.limits.repair_at_most);
+            asking.outstanding = true;
+            self.stats.repairs_out += 1;
+            let round = self.peers.get(teacher).map_or(Round(0), |peer| peer.round);
+            let missing = missing.into_iter().take(views_per_repair(self.config.n_samples)).collect();
+            Message::Repair(Repair { data: self.config.data, round, missing })
+        };
+        let topic = self.topic(Leaf::Repair { teacher: teacher.clone() });
+        actions.push(Action::Publish { topic, message, retain: true });
     }
 }

@@ -1,128 +1,157 @@
-//! The teacher's side: what peers want labelled, in which order.
+//! The teacher's side: what peers demand, and what of it this round has yet to label.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use super::{Action, Engine, Peer};
-use crate::exchange::message::{AgentState, Demand, Message, SampleSet, TargetChunk};
+use super::{Action, Engine, EngineConfig, MAX_PEERS, Peer};
+use crate::exchange::message::{Demand, Message, Repair, SampleSet, TargetChunk};
 use crate::exchange::topic::Leaf;
 use crate::exchange::wire::rows_per_chunk;
 use crate::ids::{AgentId, SampleId, View};
 
-/// What is known of one row of one view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Row {
-    Idle,
-    Queued,
-    /// In this round.
-    Labelled,
-}
+/// What a demand takes beside its set, rounded up.
+const DEMAND_OVERHEAD_BYTES: usize = 256;
 
-/// Work of one view. Both are bounded by the number of samples of the data set.
-#[derive(Debug)]
+/// Work of one view.
 struct ViewWork {
-    queue: VecDeque<SampleId>,
-    rows: Vec<Row>,
+    /// By any student who is there.
+    wanted: SampleSet,
+    /// Labelled in this round, and no student has said that it lacks it.
+    done: SampleSet,
+    /// How many samples are wanted and not done.
+    n_left: usize,
+    /// Where to go on, so that whoever asks again and again does not keep others waiting.
+    cursor: u32,
 }
 
-/// The union of all demands, as a queue for each view; rows labelled go to the end of the next round.
-#[derive(Debug)]
+/// The demands of all peers. There is no queue: what is left to do is what is wanted and not done, so it cannot
+/// outgrow the data set, and what nobody wants any more is not labelled.
 pub(super) struct Teaching {
     n_samples: u32,
+    max_demands: usize,
+    max_views: usize,
     demands: BTreeMap<AgentId, Demand>,
     views: Vec<ViewWork>,
     /// The view whose turn it is.
     turn: usize,
+    /// `wanted` and `n_left` are out of date.
+    changed: bool,
 }
 
 impl Teaching {
-    pub fn new(n_samples: u32) -> Self {
-        Teaching { n_samples, demands: BTreeMap::new(), views: Vec::new(), turn: 0 }
+    pub fn new(config: &EngineConfig) -> Self {
+        let set_bytes = config.n_samples.div_ceil(8) as usize;
+        let half = config.limits.max_teaching_bytes / 2;
+        Teaching {
+            n_samples: config.n_samples,
+            max_demands: (half / (set_bytes + DEMAND_OVERHEAD_BYTES)).clamp(1, MAX_PEERS),
+            max_views: (half / (2 * set_bytes).max(1)).clamp(1, usize::from(u8::MAX)),
+            demands: BTreeMap::new(),
+            views: Vec::new(),
+            turn: 0,
+            changed: false,
+        }
     }
 
-    /// Everything that those who are there demand is to be labelled anew; what is queued keeps its place.
-    pub fn start_round(&mut self, peers: &BTreeMap<AgentId, Peer>) {
-        for work in &mut self.views {
-            for row in &mut work.rows {
-                if *row == Row::Labelled {
-                    *row = Row::Idle;
-                }
+    /// Everything is to be labelled anew.
+    pub fn start_round(&mut self) {
+        self.views.clear();
+        self.changed = true;
+    }
+
+    /// Students have come or gone.
+    pub fn students_changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// False, and nothing changed, if there is no room for another demand.
+    fn demand(&mut self, student: AgentId, demand: Demand, is_student: impl Fn(&AgentId) -> bool) -> bool {
+        let before = self.demands.get(&student);
+        if before == Some(&demand) {
+            return true;
+        }
+        // What was labelled before the student wanted it, it has not kept.
+        for (view, work) in (0..demand.n_views).zip(&mut self.views) {
+            let mut fresh = demand.samples.clone();
+            if let Some(before) = before.filter(|before| view < before.n_views) {
+                fresh.subtract(&before.samples);
+            }
+            work.done.subtract(&fresh);
+        }
+        if before.is_none() && self.demands.len() >= self.max_demands {
+            self.demands.retain(|id, _| is_student(id));
+            if self.demands.len() >= self.max_demands {
+                return false;
             }
         }
-        let here = |id: &AgentId| {
-            peers.get(id).is_none_or(|p| p.fits && p.status.state == AgentState::Online)
-        };
-        let students: Vec<AgentId> = self.demands.keys().filter(|id| here(id)).cloned().collect();
-        for id in students {
-            self.enqueue_demand(&id);
-        }
-    }
-
-    pub fn demand(&mut self, student: AgentId, demand: Demand) {
-        self.demands.insert(student.clone(), demand);
-        self.enqueue_demand(&student);
+        self.demands.insert(student, demand);
+        self.changed = true;
+        true
     }
 
     pub fn forget(&mut self, student: &AgentId) {
-        self.demands.remove(student);
+        self.changed |= self.demands.remove(student).is_some();
     }
 
-    /// Queues what the student demands and this round has not labelled yet.
-    pub fn enqueue_demand(&mut self, student: &AgentId) {
-        let Some(demand) = self.demands.get(student) else { return };
-        let (n_views, ids) = (demand.n_views, demand.samples.iter().collect::<Vec<_>>());
-        for view in 0..n_views {
-            let work = self.work(View(view));
-            for id in &ids {
-                if work.rows[id.0 as usize] == Row::Idle {
-                    work.rows[id.0 as usize] = Row::Queued;
-                    work.queue.push_back(*id);
-                }
+    fn relabel(&mut self, missing: &BTreeMap<View, SampleSet>) {
+        for (view, set) in missing {
+            if let Some(work) = self.views.get_mut(usize::from(view.0)) {
+                work.done.subtract(set);
             }
         }
-    }
-
-    /// Queues what a student has not got, labelled or not.
-    pub fn relabel(&mut self, missing: &[SampleSet]) {
-        for (view, ids) in (0..=u8::MAX).zip(missing) {
-            if ids.n_samples() != self.n_samples {
-                continue;
-            }
-            let work = self.work(View(view));
-            for id in ids.iter() {
-                let row = &mut work.rows[id.0 as usize];
-                if *row != Row::Queued {
-                    *row = Row::Queued;
-                    work.queue.push_back(id);
-                }
-            }
-        }
+        self.changed = true;
     }
 
     /// The next samples of one view; views take turns.
-    pub fn next(&mut self, max: usize) -> Option<(View, Vec<SampleId>)> {
-        for i in 0..self.views.len() {
-            let view = (self.turn + i) % self.views.len();
-            let work = &mut self.views[view];
-            if work.queue.is_empty() {
-                continue;
-            }
-            let ids: Vec<SampleId> = work.queue.drain(..max.min(work.queue.len())).collect();
-            for id in &ids {
-                work.rows[id.0 as usize] = Row::Labelled;
-            }
-            self.turn = (view + 1) % self.views.len();
-            return Some((View(view as u8), ids));
+    pub fn next(
+        &mut self,
+        max: usize,
+        is_student: impl Fn(&AgentId) -> bool,
+    ) -> Option<(View, Vec<SampleId>)> {
+        if std::mem::take(&mut self.changed) {
+            self.renew(is_student);
         }
-        None
+        let n_views = self.views.len();
+        let view =
+            (self.turn..self.turn + n_views).map(|v| v % n_views).find(|v| self.views[*v].n_left > 0)?;
+        self.turn = (view + 1) % n_views;
+        Some((View(view as u8), self.views[view].take(max)))
     }
 
-    fn work(&mut self, view: View) -> &mut ViewWork {
-        let n_samples = self.n_samples as usize;
-        let n_views = usize::from(view.0) + 1;
+    fn renew(&mut self, is_student: impl Fn(&AgentId) -> bool) {
+        let here = self.demands.iter().filter(|(id, _)| is_student(id)).map(|(_, demand)| demand);
+        let mut demands: Vec<&Demand> = here.collect();
+        demands.sort_by_key(|demand| demand.n_views);
+        let n_views = demands.last().map_or(0, |demand| usize::from(demand.n_views));
+        let none = SampleSet::new(self.n_samples);
         while self.views.len() < n_views {
-            self.views.push(ViewWork { queue: VecDeque::new(), rows: vec![Row::Idle; n_samples] });
+            let (wanted, done) = (none.clone(), none.clone());
+            self.views.push(ViewWork { wanted, done, n_left: 0, cursor: 0 });
         }
-        &mut self.views[usize::from(view.0)]
+        // From the last view down: each demand for it is one for all views before it.
+        let mut wanted = none;
+        for (view, work) in self.views.iter_mut().enumerate().rev() {
+            while let Some(demand) = demands.pop_if(|demand| usize::from(demand.n_views) > view) {
+                wanted.add(&demand.samples);
+            }
+            work.wanted.clone_from(&wanted);
+            let mut left = wanted.clone();
+            left.subtract(&work.done);
+            work.n_left = left.len();
+        }
+    }
+}
+
+impl ViewWork {
+    /// Up to `max` samples that are left to do, from the cursor on.
+    fn take(&mut self, max: usize) -> Vec<SampleId> {
+        let n = self.wanted.n_samples();
+        let from_cursor = (self.cursor..n).chain(0..self.cursor).map(SampleId);
+        let is_left = |id: &SampleId| self.wanted.contains(*id) && !self.done.contains(*id);
+        let ids: Vec<SampleId> = from_cursor.filter(is_left).take(max.min(self.n_left)).collect();
+        ids.iter().for_each(|id| self.done.insert(*id));
+        self.n_left -= ids.len();
+        self.cursor = ids.last().map_or(0, |last| last.0 + 1);
+        ids
     }
 }
 
@@ -131,26 +160,60 @@ impl Engine {
         if demand.data != self.config.data || demand.samples.n_samples() != self.config.n_samples {
             return self.stats.refuse("other data");
         }
-        if self.peers.len() >= super::MAX_PEERS && !self.peers.contains_key(&student) {
-            return self.stats.refuse("too many peers");
+        if usize::from(demand.n_views) > self.teaching.max_views {
+            self.teaching.forget(&student);
+            return self.stats.refuse("views beyond the bound");
         }
-        self.teaching.demand(student, demand);
+        if !self.teaching.demand(student, demand, |id| self.peers.get(id).is_some_and(Peer::is_student)) {
+            self.stats.refuse("demands beyond the bound");
+        }
+    }
+
+    pub(super) fn peer_repair(&mut self, student: &AgentId, repair: &Repair) {
+        let of_this_data = |set: &SampleSet| set.n_samples() == self.config.n_samples;
+        if repair.data != self.config.data || !repair.missing.values().all(of_this_data) {
+            return self.stats.refuse("other data");
+        }
+        if !self.peers.get(student).is_some_and(Peer::is_student) {
+            return self.stats.refuse("a repair of nobody who learns");
+        }
+        if repair.round != self.round {
+            // Sent before this round was known, or retained since an earlier run: all is labelled anew anyway.
+            return self.stats.refuse("a repair of another round");
+        }
+        self.stats.repairs_in += 1;
+        self.teaching.relabel(&repair.missing);
     }
 
     /// Publishes labelled rows, as few messages as the bound allows.
-    pub(super) fn labelled(&mut self, view: View, ids: &[SampleId], logits: &[f32], actions: &mut Vec<Action>) {
+    pub(super) fn labelled(
+        &mut self,
+        view: View,
+        ids: &[SampleId],
+        logits: &[f32],
+        actions: &mut Vec<Action>,
+    ) {
         let n_classes = self.config.classes.len();
-        let n_rows = rows_per_chunk(n_classes, self.config.chunk_bytes);
-        for (ids, logits) in ids.chunks(n_rows).zip(logits.chunks(n_rows * n_classes)) {
+        let rows = ids.iter().zip(logits.chunks_exact(n_classes));
+        // One row that is not finite would have its whole chunk refused.
+        let (sound, unsound): (Vec<_>, Vec<_>) =
+            rows.partition(|(_, logits)| logits.iter().all(|v| v.is_finite()));
+        if !unsound.is_empty() && self.stats.rows_not_finite == 0 {
+            let text = "the network's logits are not finite; such rows are not sent to peers";
+            actions.push(Action::Warn(text.to_owned()));
+        }
+        self.stats.rows_not_finite += unsound.len() as u64;
+        for rows in sound.chunks(rows_per_chunk(n_classes, self.config.chunk_bytes)) {
             self.stats.chunks_out += 1;
             let message = Message::Targets(TargetChunk {
+                session: self.config.session,
                 data: self.config.data,
                 model: self.config.model,
                 round: self.round,
                 temperature: self.config.temperature,
                 view,
-                ids: ids.to_vec(),
-                logits: logits.to_vec(),
+                ids: rows.iter().map(|(id, _)| **id).collect(),
+                logits: rows.iter().flat_map(|(_, logits)| *logits).copied().collect(),
             });
             let topic = self.topic(Leaf::Targets { data: self.config.data.short() });
             actions.push(Action::Publish { topic, message, retain: false });

@@ -1,0 +1,39 @@
+# Two commands set everything up: `make demo` and `make test`. Each brings what it needs.
+
+CARGO ?= cargo
+RUNTIME_DIR := .runtime
+DKT := target/release/dkt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test check bench runtime mosquitto clean
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: build ## Run two agents on handwritten digits, with the exchange and without; results in runs/demo
+	$(CARGO) run --release --locked --quiet -p dkt-agent -- testbed agent/examples/digits-lab.toml --out runs/demo
+
+build: runtime ## Build target/release/dkt, with ONNX Runtime beside it
+	$(CARGO) build --release --locked -p dkt-agent
+	@test -n "$$ORT_DYLIB_PATH" || ln -sf ../../$(RUNTIME_DIR)/libonnxruntime.so target/release/libonnxruntime.so
+
+test: runtime mosquitto ## Run every test: units, and whole agents over a real mosquitto
+	$(CARGO) test --workspace --locked
+
+check: ## Check format, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+bench: runtime ## Time a training step; beside PyTorch if DKT_BENCH_PYTHON names a Python that has it
+	$(CARGO) bench --locked -p dkt-agent --bench step
+
+runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one
+	@test -n "$$ORT_DYLIB_PATH" || deploy/fetch-onnxruntime.sh $(RUNTIME_DIR)
+
+mosquitto: ## Install mosquitto if it is missing
+	@tests/ensure-mosquitto.sh
+
+clean: ## Remove what was built; results in runs/ stay
+	$(CARGO) clean
+	rm -rf $(RUNTIME_DIR)
