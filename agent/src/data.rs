@@ -7,7 +7,15 @@ pub mod view;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use crate::ids::SampleId;
+
+/// Metadata of a model file: a JSON list of class names, in the order of the logits.
+const CLASSES_KEY: &str = "dkt.classes";
+/// Metadata of a model file: a [`Normalization`] as JSON.
+const NORMALIZATION_KEY: &str = "dkt.normalization";
 
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -76,7 +84,8 @@ impl Dataset {
 }
 
 /// What turns a pixel value into the network's input: (value - mean) / std, per channel, in pixel units.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalization {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
@@ -144,12 +153,42 @@ impl DataSource {
 
     /// What a model trained on this data carries along in its file.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let numbers = |v: &[f32]| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         BTreeMap::from([
-            ("dkt.classes".to_owned(), self.train.classes.join(",")),
-            ("dkt.mean".to_owned(), numbers(&self.normalization.mean)),
-            ("dkt.std".to_owned(), numbers(&self.normalization.std)),
+            (CLASSES_KEY.to_owned(), serde_json::json!(self.train.classes).to_string()),
+            (NORMALIZATION_KEY.to_owned(), serde_json::json!(self.normalization).to_string()),
         ])
+    }
+}
+
+/// What a model file says of the data it was trained on; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainedOn {
+    pub classes: Option<Vec<String>>,
+    pub normalization: Option<Normalization>,
+}
+
+impl TrainedOn {
+    /// Reads what [`DataSource::metadata`] has written into the model file at `path`.
+    ///
+    /// # Errors
+    /// [`DataError::Format`] if there is something else under its keys.
+    pub fn read(metadata: &BTreeMap<String, String>, path: &Path) -> Result<Self, DataError> {
+        fn entry<T: DeserializeOwned>(
+            metadata: &BTreeMap<String, String>,
+            key: &str,
+            path: &Path,
+        ) -> Result<Option<T>, DataError> {
+            let Some(text) = metadata.get(key) else { return Ok(None) };
+            serde_json::from_str(text).map(Some).map_err(|error| DataError::Format {
+                path: path.to_owned(),
+                expected: format!("metadata `{key}` as this program writes it"),
+                found: error.to_string(),
+            })
+        }
+        Ok(TrainedOn {
+            classes: entry(metadata, CLASSES_KEY, path)?,
+            normalization: entry(metadata, NORMALIZATION_KEY, path)?,
+        })
     }
 }
 
@@ -163,4 +202,33 @@ pub fn load(spec: &str) -> Result<DataSource, DataError> {
     }
     let path = Path::new(spec);
     if path.is_dir() { idx::load(path) } else { Err(DataError::Unknown { path: spec.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_file_tells_what_it_was_trained_on() {
+        let source = load("digits").unwrap();
+        let path = Path::new("model.onnx");
+        let read = TrainedOn::read(&source.metadata(), path).unwrap();
+        assert_eq!(read.classes, Some(source.train.classes.clone()));
+        assert_eq!(read.normalization, Some(source.normalization.clone()));
+        assert_eq!(TrainedOn::read(&BTreeMap::new(), path).unwrap(), TrainedOn::default());
+        let other = BTreeMap::from([(CLASSES_KEY.to_owned(), "cat,dog".to_owned())]);
+        assert!(TrainedOn::read(&other, path).unwrap_err().to_string().contains("dkt.classes"));
+    }
+
+    #[test]
+    fn normalised_pixels_have_mean_0_and_variance_1() {
+        let DataSource { train, normalization, .. } = load("digits").unwrap();
+        let ids: Vec<SampleId> = (0..train.len() as u32).map(SampleId).collect();
+        let mut values = vec![0.0; train.pixels.len()];
+        normalization.fill_batch(&train, &ids, &mut values);
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-5, "{mean} {variance}");
+    }
 }

@@ -6,6 +6,8 @@ use dkt_models::DualHead;
 use onnx_grad::graph::Graph;
 
 use super::CliError;
+use crate::data::TrainedOn;
+use crate::eval::EvalError;
 use crate::eval::evaluator::Evaluator;
 
 /// Rows evaluated at once.
@@ -27,10 +29,17 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let source = crate::data::load(&arguments.data)?;
     let model = DualHead::from_graph(Graph::read(&arguments.model)?)?;
+    let trained_on = TrainedOn::read(&model.graph().metadata, &arguments.model)?;
+    if let Some(expected) = trained_on.classes.filter(|classes| *classes != source.test.classes) {
+        return Err(EvalError::ClassNames { expected, found: source.test.classes }.into());
+    }
+    // The network knows pixels only as they were normalised when it was trained.
+    let normalization = trained_on.normalization.unwrap_or(source.normalization);
     let evaluator = Evaluator::new(&model.graph().encode(), model.input_dims(), BATCH)?;
-    let evaluation = evaluator.evaluate(&source.test, &source.normalization)?;
+    let evaluation = evaluator.evaluate(&source.test, &normalization)?;
     if arguments.json {
-        let json = serde_json::to_string_pretty(&evaluation).map_err(|e| super::io_error("write", "standard output".as_ref())(e.into()))?;
+        let json = serde_json::to_string_pretty(&evaluation)
+            .map_err(|e| super::io_error("write", "standard output".as_ref())(e.into()))?;
         println!("{json}");
     } else {
         print!("{}", evaluation.to_table());

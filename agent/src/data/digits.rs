@@ -1,7 +1,7 @@
 //! The UCI handwritten digits, shipped in the program: 1,797 images of 8x8, values 0 to 16.
 //!
 //! The published file has no split, so every fifth image of each class, in file order from the first, is for
-//! testing: 363 images; the other 1,434 are for training.
+//! testing: 364 images; the other 1,433 are for training.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn the_split_is_as_documented() {
         let source = load().unwrap();
-        assert_eq!((source.train.len(), source.test.len()), (1434, 363));
+        assert_eq!((source.train.len(), source.test.len()), (1433, 364));
         assert_eq!(source.train.shape.to_string(), "1x8x8");
         for class in 0..10 {
             let count = |d: &Dataset| d.labels.iter().filter(|&&l| l == class).count();

@@ -18,6 +18,8 @@ pub enum EvalError {
     Tract { action: &'static str, reason: String },
     #[error("the model takes images of {expected:?}, the data has {found:?}; use data of the model's size")]
     Input { expected: [usize; 3], found: [usize; 3] },
+    #[error("the model was trained on the classes {expected:?}, the data has {found:?}")]
+    ClassNames { expected: Vec<String>, found: Vec<String> },
     #[error("the model has {expected} classes, the data {found}; use the data that the model was trained on")]
     Classes { expected: usize, found: usize },
 }
@@ -141,6 +143,7 @@ impl Evaluation {
     pub fn to_table(&self) -> String {
         let percent = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v));
         let mut table = format!("{} test samples, accuracy in per cent\n\n{:<12}", self.n_samples, "class");
+        table.extend(self.heads.iter().map(|h| format!("{:>9}", h.head)));
         let mut line = |label: &str, values: Vec<Option<f64>>| {
             let _ = write!(table, "\n{label:<12}");
             for value in values {
@@ -152,7 +155,6 @@ impl Evaluation {
         }
         line("all", self.heads.iter().map(|h| h.accuracy).collect());
         table.push('\n');
-        let header: String = self.heads.iter().map(|h| format!("{:>9}", h.head)).collect();
-        table.replacen(&format!("{:<12}\n", "class"), &format!("{:<12}{header}\n", "class"), 1)
+        table
     }
 }

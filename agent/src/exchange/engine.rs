@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use self::learning::Learning;
 use self::teaching::Teaching;
-use super::message::{AgentState, Message, SampleSet, Status};
+use super::message::{AgentState, Message, Status};
 use super::topic::{Leaf, Topic, common_filters};
 use super::wire::MAX_SAMPLES;
 use crate::ids::{AgentId, Digest, FleetId, Round, SampleId, View};

@@ -71,10 +71,12 @@ fn draw_lines(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line], axes: &
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12));
     let label = |v: &f64| if v.fract() == 0.0 { format!("{v:.0}") } else { String::new() };
+    let short = |v: &f64| short_number(*v);
     if axes.x_counts {
         mesh.x_labels((x1 - x0) as usize + 1).x_label_formatter(&label);
+    } else {
+        mesh.x_label_formatter(&short);
     }
-    let short = |v: &f64| short_number(*v);
     mesh.y_label_formatter(&short);
     mesh.draw()?;
     for line in lines {

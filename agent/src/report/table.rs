@@ -25,7 +25,7 @@ pub fn render(record: &LabRecord) -> String {
     }
     let _ = writeln!(
         text,
-        "\nfinal: accuracy on all test images. forgetting: mean loss of accuracy on earlier experiences."
+        "\nfinal: accuracy on all test images. forgetting: mean loss of accuracy on earlier experiences;\nnegative where the head got better at them."
     );
     text.push_str(&exchanged(record));
     text

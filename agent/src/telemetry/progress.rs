@@ -88,6 +88,10 @@ impl Progress {
         for agent in self.agents.values().filter(|a| !a.bar.is_finished()) {
             agent.bar.abandon();
         }
+        if self.style == Style::Bar {
+            // Finished bars leave the cursor at the end of the last one.
+            eprintln!();
+        }
     }
 }
 
