@@ -23,6 +23,7 @@ use self::link::Link;
 use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
 use crate::data::{DataError, DataSource};
+use crate::durable::{self, WriteError};
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
@@ -55,6 +56,8 @@ pub enum AgentError {
     Exchange(#[from] ExchangeError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
 }
@@ -426,7 +429,7 @@ impl<'a> Agent<'a> {
         let source = &self.learner.source;
         let mut graph = self.step.export(&state)?;
         graph.metadata.extend(source.metadata());
-        checkpoint::write_durably(&self.out.join(MODEL_FILE), &graph.encode())?;
+        durable::write(&self.out.join(MODEL_FILE), &graph.encode())?;
         if ending == Ending::Finished {
             self.linger()?;
             self.report_traffic();

@@ -17,6 +17,7 @@ use crate::agent::AgentError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::eval::EvalError;
+use crate::durable::WriteError;
 use crate::exchange::ExchangeError;
 use crate::stream::StreamError;
 use crate::train::checkpoint::CheckpointError;
@@ -76,6 +77,8 @@ pub(crate) enum CliError {
     Exchange(#[from] ExchangeError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("cannot {action} `{}`", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("agent `{agent}` ended with exit code {code}; its messages are in `{}`", .log.display())]
@@ -114,7 +117,7 @@ impl CliError {
                 CheckpointError::Mismatch { .. } | CheckpointError::Version { .. } => CONFIG,
                 _ => IO,
             },
-            CliError::Io { .. } => IO,
+            CliError::Io { .. } | CliError::Write(_) | CliError::Agent(AgentError::Write(_)) => IO,
             _ => 1,
         }
     }

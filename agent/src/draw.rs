@@ -65,7 +65,8 @@ mod tests {
         assert_eq!(items, EXPECTED[3..]);
     }
 
-    const EXPECTED: [u64; 11] = [0; 11];
+    const EXPECTED: [u64; 11] =
+        [13_107_685_788_953_063_877, 13_710_023_134_862_973_871, 8, 6, 1, 7, 0, 3, 5, 4, 2];
 
     #[test]
     fn seeds_purposes_and_counters_all_matter() {

@@ -6,6 +6,7 @@
 
 pub mod ids;
 pub mod draw;
+pub mod durable;
 pub mod data;
 pub mod stream;
 pub mod exchange;

@@ -71,7 +71,7 @@ pub(crate) fn n_parameters(graph: &Graph) -> usize {
 /// C, H, W of a graph's only input.
 pub(crate) fn image_input(graph: &Graph) -> Result<[usize; 3], ModelError> {
     if let [input] = graph.inputs.as_slice()
-        && let [_, Dim::Size(c), Dim::Size(h), Dim::Size(w)] = input.shape.as_slice()
+        && let [Dim::Symbol(_), Dim::Size(c), Dim::Size(h), Dim::Size(w)] = input.shape.as_slice()
         && input.dtype == DataType::F32
     {
         return Ok([*c, *h, *w]);

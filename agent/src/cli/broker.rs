@@ -13,9 +13,12 @@ pub(super) struct Arguments {
 
 #[cfg(feature = "broker")]
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let mut signals = super::run::Signals::listen()
+        .map_err(super::io_error("listen for", std::path::Path::new("signals")))?;
     let broker = crate::exchange::broker::EmbeddedBroker::start(arguments.listen)?;
     println!("listening on mqtt://{}; end with Ctrl-C", broker.addr());
-    super::run::wait_for_stop_signal().map_err(super::io_error("listen for", std::path::Path::new("signals")))
+    signals.wait();
+    Ok(())
 }
 
 #[cfg(not(feature = "broker"))]

@@ -11,7 +11,7 @@ use onnx_grad::graph::Graph;
 
 use super::CliError;
 use crate::config::{DistillLoss, OptimizerConfig, TrainConfig};
-use crate::train::checkpoint::write_durably;
+use crate::durable;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -158,7 +158,7 @@ fn list() -> Result<(), CliError> {
 
 fn write(graph: &Graph, path: &Path) -> Result<(), CliError> {
     let bytes = graph.encode();
-    write_durably(path, &bytes)?;
+    durable::write(path, &bytes)?;
     println!("{}: {} nodes, {} bytes", path.display(), graph.nodes.len(), bytes.len());
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CliError, io_error};
 use crate::agent::Ending;
@@ -54,32 +54,47 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Sets `stop` on the first SIGTERM or SIGINT; the training loop sees it after the step it is in.
-fn stop_on_signal(stop: Arc<AtomicBool>) -> std::io::Result<()> {
-    on_signal(move || stop.store(true, Ordering::Relaxed)).map(drop)
-}
+/// Exit code of a process that is ended by SIGINT: 128 + 2.
+const INTERRUPTED: i32 = 130;
 
-/// Blocks until SIGTERM or SIGINT.
-#[cfg(feature = "broker")]
-pub(super) fn wait_for_stop_signal() -> std::io::Result<()> {
-    // The thread ends with the signal, or when the process does.
-    let _ = on_signal(|| ())?.join();
+/// Sets `stop` on the first SIGTERM or SIGINT; the training loop sees it after the step it is in. A second one
+/// ends the process at once: what is on disk stays whole.
+fn stop_on_signal(stop: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut signals = Signals::listen()?;
+    std::thread::spawn(move || {
+        signals.wait();
+        stop.store(true, Ordering::Relaxed);
+        signals.wait();
+        std::process::exit(INTERRUPTED);
+    });
     Ok(())
 }
 
-fn on_signal(act: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut interrupt) = {
-        let _guard = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    Ok(std::thread::spawn(move || {
+/// SIGTERM and SIGINT.
+pub(super) struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn listen() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (terminate, interrupt) = {
+            let _guard = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        Ok(Signals { runtime, terminate, interrupt })
+    }
+
+    /// Blocks until the next of either.
+    pub fn wait(&mut self) {
+        let Signals { runtime, terminate, interrupt } = self;
         runtime.block_on(async {
             tokio::select! {
-                _ = term.recv() => {}
+                _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         });
-        act();
-    }))
+    }
 }

@@ -4,9 +4,12 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{CliError, io_error};
 use crate::config::lab::LabConfig;
@@ -35,17 +38,24 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let lab = LabConfig::read(&arguments.lab)?;
     clear(&arguments.out)?;
+    let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
     let broker = start_broker(&lab)?;
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
     let arms: &[(&str, bool)] =
         if lab.control { &[("exchange on", true), ("exchange off", false)] } else { &[("exchange on", true)] };
     for (name, exchange) in arms {
         let dir = if *exchange { arguments.out.clone() } else { arguments.out.join("exchange-off") };
-        record.arms.push(run_arm(name, *exchange, &lab.agents, &broker.url, &dir, arguments.progress)?);
+        record.arms.push(run_arm(name, *exchange, &lab.agents, &broker.url, &dir, arguments.progress, &stop)?);
+        if stop.is_set() {
+            break;
+        }
     }
     crate::report::metrics_csv::write(&record, &arguments.out.join("metrics.csv"))?;
     crate::report::html::write(&record, &arguments.out.join("report.html"))?;
     println!("{}", crate::report::table::render(&record));
+    if stop.is_set() {
+        println!("Stopped: the agents are shown as far as they came.");
+    }
     println!("Written to {}:", arguments.out.display());
     println!("  report.html, metrics.csv");
     for agent in &lab.agents {
@@ -97,6 +107,66 @@ fn clear(out: &Path) -> Result<(), CliError> {
     fs::write(out.join(MARKER), "").map_err(io_error("write to", out))
 }
 
+/// Hands SIGTERM and SIGINT on to the agents, which save and end. They are in process groups of their own, so
+/// that a Ctrl-C reaches them by this way alone.
+#[derive(Clone, Default)]
+struct Stop(Arc<Mutex<StopState>>);
+
+#[derive(Default)]
+struct StopState {
+    set: bool,
+    agents: Vec<Pid>,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        let mut signals = super::run::Signals::listen()?;
+        let stop = Stop::default();
+        let listener = stop.clone();
+        thread::spawn(move || {
+            loop {
+                signals.wait();
+                listener.set();
+            }
+        });
+        Ok(stop)
+    }
+
+    fn state(&self) -> MutexGuard<'_, StopState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self) {
+        let mut state = self.state();
+        state.set = true;
+        state.agents.iter().for_each(|agent| signal(*agent));
+    }
+
+    fn is_set(&self) -> bool {
+        self.state().set
+    }
+
+    /// From now on signals go to these agents.
+    fn watch(&self, agents: &Children) {
+        let mut state = self.state();
+        state.agents = agents.0.iter().filter_map(|(_, child, _)| Pid::from_raw(child.id() as i32)).collect();
+        if state.set {
+            state.agents.iter().for_each(|agent| signal(*agent));
+        }
+    }
+
+    /// The agent is about to be waited for: after that its number may be another process's.
+    fn forget(&self, agent: &Child) {
+        let agent = Pid::from_raw(agent.id() as i32);
+        self.state().agents.retain(|a| Some(*a) != agent);
+    }
+}
+
+fn signal(agent: Pid) {
+    // One that has ended by itself needs no signal.
+    let _ = kill_process(agent, Signal::TERM);
+}
+
 /// Agents that are running; those left when this is dropped are ended.
 struct Children(Vec<(String, Child, PathBuf)>);
 
@@ -117,32 +187,47 @@ fn run_arm(
     broker: &str,
     dir: &Path,
     style: Style,
+    stop: &Stop,
 ) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.agent.to_string()).collect();
-    let (lines, received) = mpsc::sync_channel::<(usize, Record)>(QUEUE_LINES);
+    let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
     let mut children = Children(Vec::new());
     for (index, agent) in agents.iter().enumerate() {
         children.0.push(start(agent, exchange, broker, dir, index, lines.clone())?);
     }
     drop(lines);
+    stop.watch(&children);
     eprintln!("{name}: {}", names.join(", "));
     let mut progress = Progress::new(style, &names);
     let mut runs = vec![RunRecord::default(); agents.len()];
-    for (index, record) in received {
-        progress.on(&names[index], &record);
-        runs[index].apply(&record);
-    }
-    progress.finish();
-    for (agent, child, log) in &mut children.0 {
-        let status = child.wait().map_err(io_error("wait for", log))?;
-        if !status.success() {
-            let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
-            let text = fs::read_to_string(&*log).unwrap_or_default();
-            eprint!("{text}");
-            return Err(CliError::Child { agent: agent.clone(), code, log: log.clone() });
+    for (index, output) in received {
+        match output {
+            Output::Record(record) => {
+                progress.on(&names[index], &record);
+                runs[index].apply(&record);
+            }
+            Output::End => {
+                let (agent, child, log) = &mut children.0[index];
+                stop.forget(child);
+                let status = child.wait().map_err(io_error("wait for", log))?;
+                if !status.success() {
+                    progress.finish();
+                    eprint!("{}", fs::read_to_string(&*log).unwrap_or_default());
+                    let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
+                    return Err(CliError::Child { agent: agent.clone(), code, log: log.clone() });
+                }
+            }
         }
     }
+    progress.finish();
     Ok(Arm { name: name.to_owned(), agents: runs })
+}
+
+/// What comes from an agent.
+enum Output {
+    Record(Record),
+    /// It has closed its output; its exit code says why.
+    End,
 }
 
 /// Writes the agent's own configuration, as it could also be run by hand, and starts it.
@@ -152,7 +237,7 @@ fn start(
     broker: &str,
     dir: &Path,
     index: usize,
-    lines: mpsc::SyncSender<(usize, Record)>,
+    lines: mpsc::SyncSender<(usize, Output)>,
 ) -> Result<(String, Child, PathBuf), CliError> {
     let mut config = agent.clone();
     let out = dir.join(config.agent.as_str());
@@ -176,18 +261,20 @@ fn start(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
+        .process_group(0)
         .spawn()
         .map_err(io_error("start", &exe))?;
     let stdout = child.stdout.take().expect("invariant: standard output is piped");
     thread::spawn(move || {
-        // The agent's exit code says what went wrong where its output ends early.
+        // Where nobody receives any more, the lab has ended: there is nothing left to do.
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Ok(record) = serde_json::from_str(&line)
-                && lines.send((index, record)).is_err()
+                && lines.send((index, Output::Record(record))).is_err()
             {
-                break;
+                return;
             }
         }
+        let _ = lines.send((index, Output::End));
     });
     Ok((config.agent.to_string(), child, log))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::plots::{self, Axes, Line};
 use super::record::{Arm, LabRecord, RunRecord};
 use super::table;
-use crate::train::checkpoint::{CheckpointError, write_durably};
+use crate::durable::{self, WriteError};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; }
@@ -19,9 +19,9 @@ table { border-collapse: collapse; } td, th { padding: 0.15rem 0.8rem 0.15rem 0;
 ";
 
 /// # Errors
-/// [`CheckpointError::Io`] if the file cannot be written.
-pub fn write(record: &LabRecord, path: &Path) -> Result<(), CheckpointError> {
-    write_durably(path, render(record).as_bytes())
+/// [`WriteError`] if the file cannot be written.
+pub fn write(record: &LabRecord, path: &Path) -> Result<(), WriteError> {
+    durable::write(path, render(record).as_bytes())
 }
 
 fn render(record: &LabRecord) -> String {

@@ -6,15 +6,15 @@
 use std::path::Path;
 
 use super::record::{LabRecord, RunRecord};
-use crate::train::checkpoint::{CheckpointError, write_durably};
+use crate::durable::{self, WriteError};
 
 const HEADER: [&str; 10] =
     ["arm", "agent", "head", "metric", "experience", "on_experience", "epoch", "step", "t_s", "value"];
 
 /// # Errors
-/// [`CheckpointError::Io`] if the file cannot be written.
-pub fn write(record: &LabRecord, path: &Path) -> Result<(), CheckpointError> {
-    write_durably(path, render(record).as_bytes())
+/// [`WriteError`] if the file cannot be written.
+pub fn write(record: &LabRecord, path: &Path) -> Result<(), WriteError> {
+    durable::write(path, render(record).as_bytes())
 }
 
 /// A row: metric, and (column, text) for whatever else it has.

@@ -1,18 +1,19 @@
 //! What an agent keeps on disk to go on from where it was stopped: one safetensors file per checkpoint.
 //!
 //! A file holds every state tensor under its ONNX name, and in its metadata a manifest (JSON) and a BLAKE3
-//! checksum over manifest and tensors. It is written under another name, synced, renamed, and the folder is
-//! synced: after a crash at any moment the folder holds the checkpoint before or the one after.
+//! checksum over manifest and tensors. After a crash at any moment the folder holds the checkpoint before or the
+//! one after.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use onnx_grad::graph::{DataType, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::{self, TEMPORARY_SUFFIX, WriteError};
 use crate::ids::{AgentId, Digest, Round};
 use crate::telemetry::event::Evaluated;
 
@@ -27,6 +28,8 @@ const CHECKSUM_KEY: &str = "dkt.blake3";
 pub enum CheckpointError {
     #[error("cannot {action} `{}`", .path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("checkpoint `{}` is damaged: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("checkpoint `{}` has version {found}, expected at most {VERSION}; use a newer dkt", .path.display())]
@@ -83,21 +86,27 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
+    /// Makes the folder, and clears it of what a killed agent left unfinished.
+    ///
     /// # Errors
-    /// [`CheckpointError::Io`] if the folder cannot be made.
+    /// [`CheckpointError::Io`] if the folder cannot be made or cleared.
     pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
         fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
-        Ok(CheckpointStore { dir: dir.to_owned(), keep })
+        let store = CheckpointStore { dir: dir.to_owned(), keep };
+        for unfinished in store.files(".", TEMPORARY_SUFFIX)? {
+            fs::remove_file(&unfinished).map_err(io_error("remove the unfinished checkpoint", &unfinished))?;
+        }
+        Ok(store)
     }
 
     /// Writes a checkpoint durably and removes those beyond the number kept. Returns its size in bytes.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; the checkpoints before are untouched then.
+    /// [`CheckpointError::Write`] and [`CheckpointError::Io`]; the checkpoints before are untouched then.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<u64, CheckpointError> {
         let path = self.dir.join(format!("{PREFIX}{:012}{SUFFIX}", checkpoint.manifest.position.step));
         let bytes = encode(checkpoint, &path)?;
-        write_durably(&path, &bytes)?;
+        durable::write(&path, &bytes)?;
         for old in self.paths()?.iter().rev().skip(self.keep) {
             fs::remove_file(old).map_err(io_error("remove the old checkpoint", old))?;
         }
@@ -123,12 +132,16 @@ impl CheckpointStore {
 
     /// Oldest first; names hold the step with leading zeros.
     fn paths(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        self.files(PREFIX, SUFFIX)
+    }
+
+    fn files(&self, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, CheckpointError> {
         let failed = io_error("list", &self.dir);
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(&failed)? {
             let path = entry.map_err(&failed)?.path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            if name.starts_with(prefix) && name.ends_with(suffix) {
                 paths.push(path);
             }
         }
@@ -170,26 +183,6 @@ pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
     }
     let manifest = serde_json::from_str(manifest).map_err(|e| damaged(e.to_string()))?;
     Ok(Checkpoint { manifest, tensors })
-}
-
-/// Writes `bytes` so that after a crash `path` holds either what it held before or all of them.
-///
-/// # Errors
-/// [`CheckpointError::Io`]; `path` is as before then.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = path.with_extension("tmp");
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    if let Err(source) = written {
-        // What is there of the file is of no use, and a failure to remove it does no harm.
-        let _ = fs::remove_file(&temporary);
-        return Err(io_error("write", &temporary)(source));
-    }
-    fs::rename(&temporary, path).map_err(io_error("rename to", path))?;
-    File::open(folder).and_then(|dir| dir.sync_all()).map_err(io_error("sync the folder", folder))
 }
 
 fn encode(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<u8>, CheckpointError> {
@@ -286,6 +279,18 @@ mod tests {
         assert_eq!(newest.unwrap().1, checkpoint(1000));
         assert!(damaged.is_empty());
         assert_eq!(store.paths().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_unfinished_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 2).unwrap();
+        store.save(&checkpoint(7)).unwrap();
+        let unfinished = dir.path().join(".checkpoint-000000000008.safetensors.tmp");
+        fs::write(&unfinished, b"half").unwrap();
+        let store = CheckpointStore::open(dir.path(), 2).unwrap();
+        assert!(!unfinished.exists());
+        assert_eq!(store.newest().unwrap().0.unwrap().1, checkpoint(7));
     }
 
     #[test]
