@@ -39,7 +39,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         let ours = median(ours);
-        print!("{network}: {ours:.2} ms/step, {} bytes/step between host and runtime", session.step_bytes(BATCH));
+        print!(
+            "{network}: {ours:.2} ms/step, {} bytes/step between host and runtime",
+            session.step_bytes(BATCH)
+        );
         if theirs.is_empty() {
             println!();
         } else {

@@ -31,8 +31,8 @@ use crate::ids::{Digest, Round, SampleId, View};
 use crate::stream::batches::{BatchPlan, epoch_batches};
 use crate::stream::replay::ReplayBuffer;
 use crate::stream::{ExperienceStream, StreamError};
-use crate::telemetry::event::{self, Event, Evaluated, Record};
-use crate::train::checkpoint::{self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Position};
+use crate::telemetry::event::{self, Evaluated, Event, Record};
+use crate::train::checkpoint::{self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Newest, Position};
 use crate::train::runtime::{RuntimeError, TrainSession};
 
 /// How often the totals of the exchange are reported.
@@ -236,12 +236,8 @@ impl<'a> Agent<'a> {
             let ids = self.stream.experiences()[experience].train.clone();
             self.replay.offer(&ids);
             self.evaluate(experience)?;
-            self.position = Position {
-                experience: experience as u32 + 1,
-                epoch: 0,
-                batch: 0,
-                step: self.position.step,
-            };
+            self.position =
+                Position { experience: experience as u32 + 1, epoch: 0, batch: 0, step: self.position.step };
         }
         self.save_checkpoint()?;
         Ok(Ending::Finished)
@@ -352,9 +348,10 @@ impl<'a> Agent<'a> {
                 return;
             }
             if Instant::now() >= deadline {
-                let message =
-                    format!("waited {:.0} s for {wanted} peers, found {found}; training begins without them",
-                        self.config.exchange.wait_at_most_s);
+                let message = format!(
+                    "waited {:.0} s for {wanted} peers, found {found}; training begins without them",
+                    self.config.exchange.wait_at_most_s
+                );
                 warn!("{message}");
                 self.emit(Event::Warning { message });
                 return;
@@ -396,17 +393,18 @@ impl<'a> Agent<'a> {
     }
 
     fn resume(&mut self) -> Result<(), AgentError> {
-        let (newest, damaged) = self.checkpoints.newest()?;
+        let Newest { found, damaged } = self.checkpoints.newest()?;
         for error in damaged {
             warn!("{error}; using the one before");
         }
-        let Some((path, Checkpoint { manifest, tensors })) = newest else { return Ok(()) };
+        let Some((path, Checkpoint { manifest, tensors })) = found else { return Ok(()) };
         let [model, data, settings] = self.digests;
         let same = [
             ("agent", self.config.agent.to_string(), manifest.agent.to_string()),
-            ("network", model.to_string(), manifest.model.to_string()),
             ("data set", data.to_string(), manifest.data.to_string()),
+            // Before the network: the training graph depends on the configuration too.
             ("training configuration", settings.to_string(), manifest.settings.to_string()),
+            ("network", model.to_string(), manifest.model.to_string()),
         ];
         for (what, expected, found) in same {
             if expected != found {
@@ -457,7 +455,9 @@ impl<'a> Agent<'a> {
             link.step(ExchangeEvent::Finished);
         }
         while let Some(link) = &mut self.link {
-            if link.engine.all_peers_finished() || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline
+            if link.engine.all_peers_finished()
+                || self.stop.load(Ordering::Relaxed)
+                || Instant::now() >= deadline
             {
                 break;
             }

@@ -16,8 +16,8 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::AgentError;
 use crate::config::ConfigError;
 use crate::data::DataError;
-use crate::eval::EvalError;
 use crate::durable::WriteError;
+use crate::eval::EvalError;
 use crate::exchange::ExchangeError;
 use crate::stream::StreamError;
 use crate::train::checkpoint::CheckpointError;
@@ -25,7 +25,8 @@ use crate::train::runtime::RuntimeError;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 unexpected failure; 2 wrong command line; 65 model or data refused; \
-66 file not found; 69 broker, runtime or device not available; 74 cannot read or write; 78 wrong configuration.
+66 file not found; 69 broker, runtime or device not available; 74 cannot read or write; 78 wrong configuration; \
+130 ended at once by a second Ctrl-C.
 
 Set DKT_LOG (for example DKT_LOG=dkt_agent=debug) for a log on standard error.";
 
@@ -104,7 +105,15 @@ impl CliError {
         }
         match self {
             CliError::Config(_) | CliError::Stream(_) | CliError::Agent(AgentError::Stream(_)) => CONFIG,
-            CliError::Model(_) | CliError::Graph(_) | CliError::Read(_) | CliError::Data(_) | CliError::Eval(_) => DATA,
+            CliError::Exchange(ExchangeError::Url { .. })
+            | CliError::Agent(AgentError::Exchange(ExchangeError::Url { .. })) => CONFIG,
+            CliError::Data(DataError::Unknown { .. })
+            | CliError::Agent(AgentError::Data(DataError::Unknown { .. })) => NO_INPUT,
+            CliError::Model(_)
+            | CliError::Graph(_)
+            | CliError::Read(_)
+            | CliError::Data(_)
+            | CliError::Eval(_) => DATA,
             CliError::Agent(AgentError::Model(_) | AgentError::Data(_) | AgentError::Mismatch { .. }) => DATA,
             CliError::Runtime(e) | CliError::Agent(AgentError::Runtime(e)) => match e {
                 RuntimeError::LibraryNotFound { .. }
@@ -140,7 +149,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
-            EnvFilter::try_from_env("DKT_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rumqttd=off,rumqttc=off")),
+            EnvFilter::try_from_env("DKT_LOG")
+                .unwrap_or_else(|_| EnvFilter::new("warn,rumqttd=off,rumqttc=off")),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -161,7 +171,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes, outermost first.
+/// The error and its causes, outermost first, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -170,7 +180,9 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(error.to_string().trim_end());
         cause = error.source();
     }
-    text
+    // A TOML error draws the place that it names.
+    let is_drawing = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    text.lines().filter(|line| !is_drawing(line)).map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
 fn io_error<'a>(action: &'static str, path: &'a std::path::Path) -> impl Fn(std::io::Error) -> CliError + 'a {

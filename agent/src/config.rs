@@ -395,7 +395,12 @@ impl AgentConfig {
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
         let checks: [(&'static str, bool, &'static str, String); 18] = [
             ("data.views", self.data.views > 0, "at least 1", self.data.views.to_string()),
-            ("stream.experiences", self.stream.experiences > 0, "at least 1", self.stream.experiences.to_string()),
+            (
+                "stream.experiences",
+                self.stream.experiences > 0,
+                "at least 1",
+                self.stream.experiences.to_string(),
+            ),
             ("train.threads", train.threads > 0, "at least 1", train.threads.to_string()),
             ("train.epochs", train.epochs > 0, "at least 1", train.epochs.to_string()),
             ("train.batch_size", train.batch_size > 0, "at least 1", train.batch_size.to_string()),
@@ -435,7 +440,12 @@ impl AgentConfig {
                 "at least 1",
                 exchange.refresh_epochs.to_string(),
             ),
-            ("exchange.rows_per_step", exchange.rows_per_step > 0, "at least 1", exchange.rows_per_step.to_string()),
+            (
+                "exchange.rows_per_step",
+                exchange.rows_per_step > 0,
+                "at least 1",
+                exchange.rows_per_step.to_string(),
+            ),
             (
                 "exchange.chunk_bytes",
                 (1024..=1024 * 1024).contains(&exchange.chunk_bytes),

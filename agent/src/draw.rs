@@ -71,9 +71,7 @@ mod tests {
     #[test]
     fn seeds_purposes_and_counters_all_matter() {
         let base = Draw::new(1, "a").at(&[1]);
-        for other in
-            [Draw::new(2, "a").at(&[1]), Draw::new(1, "b").at(&[1]), Draw::new(1, "a").at(&[2])]
-        {
+        for other in [Draw::new(2, "a").at(&[1]), Draw::new(1, "b").at(&[1]), Draw::new(1, "a").at(&[2])] {
             assert_ne!(base, other);
         }
     }

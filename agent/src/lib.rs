@@ -4,16 +4,16 @@
 //! ([`train`]), and through the [`exchange`] it tells its peers which views it wants labelled, labels theirs,
 //! and learns from their soft targets. [`agent`] holds the loop, [`eval`] and [`report`] say how good it was.
 
-pub mod ids;
-pub mod draw;
-pub mod durable;
-pub mod data;
-pub mod stream;
-pub mod exchange;
-pub mod train;
-pub mod eval;
-pub mod telemetry;
-pub mod report;
-pub mod config;
 pub mod agent;
 pub mod cli;
+pub mod config;
+pub mod data;
+pub mod draw;
+pub mod durable;
+pub mod eval;
+pub mod exchange;
+pub mod ids;
+pub mod report;
+pub mod stream;
+pub mod telemetry;
+pub mod train;

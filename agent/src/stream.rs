@@ -13,7 +13,9 @@ use crate::ids::SampleId;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    #[error("{classes} classes do not divide into {experiences} experiences; choose a number that divides them")]
+    #[error(
+        "{classes} classes do not divide into {experiences} experiences; choose a number that divides them"
+    )]
     NotDivisible { classes: usize, experiences: usize },
     #[error("class order: expected every class from 0 to {} once, found {found:?}", .classes - 1)]
     ClassOrder { classes: usize, found: Vec<u16> },
@@ -97,11 +99,7 @@ fn ordered_classes(n_classes: usize, order: &ClassOrder) -> Result<Vec<u16>, Str
     }
 }
 
-fn samples_of(
-    data: &Dataset,
-    classes: &[u16],
-    split: &'static str,
-) -> Result<Vec<SampleId>, StreamError> {
+fn samples_of(data: &Dataset, classes: &[u16], split: &'static str) -> Result<Vec<SampleId>, StreamError> {
     if let Some(class) = classes.iter().find(|class| !data.labels.contains(class)) {
         return Err(StreamError::EmptyClass { class: data.classes[usize::from(*class)].clone(), split });
     }

@@ -10,7 +10,9 @@ pub enum ModelError {
     InputTooSmall { network: &'static str, expected: [usize; 3], found: [usize; 3] },
     #[error("expected at least one class, found none")]
     NoClasses,
-    #[error("expected one image input [batch, C, H, W] of float32 with a free batch size and known C, H, W, found {found}")]
+    #[error(
+        "expected one image input [batch, C, H, W] of float32 with a free batch size and known C, H, W, found {found}"
+    )]
     Input { found: String },
     #[error(
         "expected outputs `cl_logits` and `st_logits` of float32 [batch, classes], found {found}; attach heads with `dkt model attach-heads`"

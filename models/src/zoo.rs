@@ -21,6 +21,10 @@ pub struct BuildOptions {
     pub input: [usize; 3],
 }
 
+/// Emits a backbone from the named input of so many channels to its features `[batch, features]`; returns their
+/// name and number.
+type Backbone = fn(&mut Layers, &str, usize) -> Result<(String, usize), onnx_grad::GradError>;
+
 /// One line of the table.
 pub struct Network {
     pub name: &'static str,
@@ -29,8 +33,7 @@ pub struct Network {
     pub input: [usize; 3],
     /// Default number of classes.
     pub classes: usize,
-    /// Emits the backbone from the input to its features `[batch, features]`; returns their name and number.
-    backbone: fn(&mut Layers, &str, usize) -> Result<(String, usize), onnx_grad::GradError>,
+    backbone: Backbone,
 }
 
 impl Network {

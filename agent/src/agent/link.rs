@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::exchange::ExchangeError;
 use crate::exchange::connection::{Connection, ConnectionConfig, Incoming};
 use crate::exchange::engine::{Action, Engine, EngineConfig, Event};
-use crate::exchange::ExchangeError;
 use crate::telemetry::event::Traffic;
 
 /// Messages taken from the queue in one go, so that a flood cannot keep the agent from training.
@@ -54,7 +54,7 @@ impl Link {
         let event = match incoming {
             Incoming::Connected => Event::Connected,
             Incoming::Disconnected => Event::Disconnected,
-            Incoming::Message { topic, message } => Event::Received { topic, message },
+            Incoming::Message { topic, message } => Event::Received { topic, message: *message },
         };
         self.step(event);
     }

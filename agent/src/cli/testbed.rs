@@ -3,8 +3,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -41,11 +41,22 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
     let broker = start_broker(&lab)?;
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
-    let arms: &[(&str, bool)] =
-        if lab.control { &[("exchange on", true), ("exchange off", false)] } else { &[("exchange on", true)] };
+    let arms: &[(&str, bool)] = if lab.control {
+        &[("exchange on", true), ("exchange off", false)]
+    } else {
+        &[("exchange on", true)]
+    };
     for (name, exchange) in arms {
         let dir = if *exchange { arguments.out.clone() } else { arguments.out.join("exchange-off") };
-        record.arms.push(run_arm(name, *exchange, &lab.agents, &broker.url, &dir, arguments.progress, &stop)?);
+        record.arms.push(run_arm(
+            name,
+            *exchange,
+            &lab.agents,
+            &broker.url,
+            &dir,
+            arguments.progress,
+            &stop,
+        )?);
         if stop.is_set() {
             break;
         }
@@ -94,8 +105,7 @@ const MARKER: &str = ".dkt-testbed";
 
 /// Empties the folder of an earlier lab.
 fn clear(out: &Path) -> Result<(), CliError> {
-    let occupied = out.exists()
-        && fs::read_dir(out).map_err(io_error("list", out))?.next().is_some();
+    let occupied = out.exists() && fs::read_dir(out).map_err(io_error("list", out))?.next().is_some();
     if occupied && !out.join(MARKER).exists() {
         let source = std::io::Error::other("it is not empty and no earlier testbed's; choose another --out");
         return Err(io_error("write to", out)(source));
@@ -247,9 +257,8 @@ fn start(
     broker.clone_into(&mut config.exchange.broker);
     let path = out.join("agent.toml");
     config.validate(&path)?;
-    let text = toml::to_string(&config).map_err(|e| {
-        ConfigError::Read { path: path.clone(), source: std::io::Error::other(e) }
-    })?;
+    let text = toml::to_string(&config)
+        .map_err(|e| ConfigError::Read { path: path.clone(), source: std::io::Error::other(e) })?;
     fs::write(&path, text).map_err(io_error("write", &path))?;
     let log = out.join("agent.log");
     let stderr = File::create(&log).map_err(io_error("create", &log))?;

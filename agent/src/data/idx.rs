@@ -41,9 +41,11 @@ pub(super) fn images(bytes: &[u8], path: &Path) -> Result<(ImageShape, Vec<u8>),
     let size = |n: usize| u16::try_from(n).ok().filter(|n| *n > 0);
     let shape = match dims[..] {
         [_, h, w] => size(h).zip(size(w)).map(|(height, width)| ImageShape { channels: 1, height, width }),
-        [_, c, h, w] => size(c)
-            .zip(size(h).zip(size(w)))
-            .map(|(channels, (height, width))| ImageShape { channels, height, width }),
+        [_, c, h, w] => size(c).zip(size(h).zip(size(w))).map(|(channels, (height, width))| ImageShape {
+            channels,
+            height,
+            width,
+        }),
         _ => None,
     };
     let shape = shape.ok_or_else(|| {

@@ -75,7 +75,8 @@ impl Evaluator {
             // The plan is for one batch size: a short batch is filled up, and the rest not read.
             let mut full = rows.to_vec();
             full.resize(self.batch * row, 0.0);
-            let tensor = Tensor::from_shape(&[self.batch, c, h, w], &full).map_err(failed("take the input"))?;
+            let tensor =
+                Tensor::from_shape(&[self.batch, c, h, w], &full).map_err(failed("take the input"))?;
             let outputs = self.plan.run(tvec!(tensor.into())).map_err(failed("run the model"))?;
             for (head, output) in heads.iter_mut().zip(&outputs) {
                 let view = output.to_plain_array_view::<f32>().map_err(failed("read the output"))?;

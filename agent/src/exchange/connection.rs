@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub enum ExchangeError {
     #[error("cannot read `{}`", .path.display())]
     Certificate { path: PathBuf, source: std::io::Error },
     #[error("no connection to the broker at {url} within {seconds:.0} s; is it running there?")]
-    BrokerUnreachable { url: String, seconds: f64, source: Option<ConnectionError> },
+    BrokerUnreachable { url: String, seconds: f64, source: Option<Box<ConnectionError>> },
     #[error("cannot start the connection's thread")]
     Thread(#[source] std::io::Error),
     #[error("cannot start a broker on {listen}")]
@@ -137,7 +137,7 @@ fn parse_url(url: &str) -> Result<(String, u16), ExchangeError> {
 pub enum Incoming {
     Connected,
     Disconnected,
-    Message { topic: Topic, message: Message },
+    Message { topic: Topic, message: Box<Message> },
 }
 
 /// Counters that both threads write.
@@ -216,7 +216,7 @@ impl Connection {
                 connection.shared.stopping.store(true, Ordering::Relaxed);
                 // The thread may be waiting to try again: it is left to end by itself.
                 connection.thread = None;
-                let source = failed.try_recv().ok();
+                let source = failed.try_recv().ok().map(Box::new);
                 Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
             }
         }
@@ -227,10 +227,7 @@ impl Connection {
         if self.first.is_some() {
             return self.first.take();
         }
-        match self.inbox.try_recv() {
-            Ok(incoming) => Some(incoming),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.inbox.try_recv().ok()
     }
 
     /// The next message; waits for it no longer than `longest`.
@@ -238,10 +235,7 @@ impl Connection {
         if self.first.is_some() {
             return self.first.take();
         }
-        match self.inbox.recv_timeout(longest) {
-            Ok(incoming) => Some(incoming),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.inbox.recv_timeout(longest).ok()
     }
 
     /// Subscribes now and after every reconnection.
@@ -398,7 +392,10 @@ impl Poller {
             }
             Event::Incoming(Packet::SubAck(ack)) => {
                 if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    warn!(broker = self.config.url, "the broker refused a subscription; check its access list");
+                    warn!(
+                        broker = self.config.url,
+                        "the broker refused a subscription; check its access list"
+                    );
                 }
                 true
             }
@@ -417,7 +414,7 @@ impl Poller {
         }
         self.shared.counters.count(topic.kind(), 1, payload.len());
         match wire::decode(&topic.leaf, payload) {
-            Ok(message) => self.forward(Incoming::Message { topic, message }),
+            Ok(message) => self.forward(Incoming::Message { topic, message: Box::new(message) }),
             Err(error) => self.unreadable(&error),
         }
     }

@@ -20,6 +20,9 @@ pub struct Applied {
     pub over_bound: u64,
 }
 
+/// Rows of one teacher, each of the round it was labelled in.
+type Rows = HashMap<(SampleId, View), (Round, Box<[f32]>)>;
+
 /// A bounded store. Rows are `[K]` raw logits.
 #[derive(Clone, Debug)]
 pub struct TargetStore {
@@ -27,7 +30,7 @@ pub struct TargetStore {
     max_rows: usize,
     n_rows: usize,
     wanted: Option<Demand>,
-    teachers: BTreeMap<AgentId, HashMap<(SampleId, View), (Round, Box<[f32]>)>>,
+    teachers: BTreeMap<AgentId, Rows>,
 }
 
 impl TargetStore {

@@ -132,8 +132,13 @@ mod tests {
 
     #[test]
     fn foreign_topics_are_refused() {
-        for text in ["dkt/2/f/a/status", "dkt/1/f/a", "dkt/1/f/a/status/x", "dkt/1/f/a/targets/xyz", "dkt/1/F/a/status"]
-        {
+        for text in [
+            "dkt/2/f/a/status",
+            "dkt/1/f/a",
+            "dkt/1/f/a/status/x",
+            "dkt/1/f/a/targets/xyz",
+            "dkt/1/F/a/status",
+        ] {
             assert!(text.parse::<Topic>().is_err(), "{text}");
         }
     }

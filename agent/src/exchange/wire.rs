@@ -278,8 +278,8 @@ fn status(wire: StatusWire) -> Result<Status, WireError> {
     let (state, _) = state.ok_or_else(|| {
         field("state", "online, finished or offline", wire.state.chars().take(32).collect::<String>())
     })?;
-    if wire.classes.len() > MAX_CLASSES {
-        return Err(field("classes", "at most 4096", wire.classes.len()));
+    if !(1..=MAX_CLASSES).contains(&wire.classes.len()) {
+        return Err(field("classes", "1 to 4096", wire.classes.len()));
     }
     if let Some(long) = wire.classes.iter().find(|c| c.len() > MAX_CLASS_NAME_BYTES) {
         return Err(field("classes", "names of at most 256 bytes", long.len()));

@@ -92,7 +92,10 @@ fn summary(record: &LabRecord) -> String {
     }
     let unfinished = record.arms.iter().flat_map(|a| &a.agents).filter(|r| r.finished.is_none()).count();
     if unfinished > 0 {
-        let _ = write!(text, "{unfinished} of the runs did not reach their end; they are shown as far as they came.");
+        let _ = write!(
+            text,
+            "{unfinished} of the runs did not reach their end; they are shown as far as they came."
+        );
     }
     text
 }
@@ -146,15 +149,17 @@ fn course_lines(record: &LabRecord, value: fn(&crate::telemetry::event::Epoch) -
 
 fn traffic_lines(record: &LabRecord) -> Vec<Line> {
     agent_lines(record, |run| {
-        let bytes = |t: &crate::telemetry::event::Traffic| t.kinds.iter().map(|k| k.bytes_in).sum::<u64>() as f64;
+        let bytes =
+            |t: &crate::telemetry::event::Traffic| t.kinds.iter().map(|k| k.bytes_in).sum::<u64>() as f64;
         run.traffic.iter().map(|(t_s, traffic)| (*t_s, bytes(traffic))).collect()
     })
 }
 
 fn settings(record: &LabRecord) -> String {
-    let mut html = "<h2>Settings</h2>\n<table><tr><th>agent</th><th>network</th><th>parameters</th><th>device</th>\
+    let mut html =
+        "<h2>Settings</h2>\n<table><tr><th>agent</th><th>network</th><th>parameters</th><th>device</th>\
                     <th>epochs</th><th>classes of each experience</th></tr>\n"
-        .to_owned();
+            .to_owned();
     for started in record.arms.first().iter().flat_map(|a| &a.agents).filter_map(|r| r.started.as_ref()) {
         let classes: Vec<String> = started.experiences.iter().map(|e| e.join(" ")).collect();
         let cells = [

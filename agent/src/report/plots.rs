@@ -47,7 +47,11 @@ pub(super) fn lines(lines: &[Line], axes: &Axes<'_>) -> Result<String, Failed> {
     Ok(svg)
 }
 
-fn draw_lines(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line], axes: &Axes<'_>) -> Result<(), Failed> {
+fn draw_lines(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    lines: &[Line],
+    axes: &Axes<'_>,
+) -> Result<(), Failed> {
     area.fill(&WHITE)?;
     let points = || lines.iter().flat_map(|l| &l.points);
     let bounds = |value: fn(&(f64, f64)) -> f64| {
@@ -56,7 +60,8 @@ fn draw_lines(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line], axes: &
     let (x0, x1) = bounds(|p| p.0);
     let (_, top) = bounds(|p| p.1);
     let (y0, y1) = axes.y_range.unwrap_or((0.0, if top > 0.0 { top * 1.05 } else { 1.0 }));
-    let (x0, x1) = if x0 < x1 { (x0, x1) } else { (x0.min(0.0).max(-1.0), x0.max(0.0) + 1.0) };
+    // A single x gets room on both sides.
+    let (x0, x1) = if x0 < x1 { (x0, x1) } else { (x0 - 1.0, x0 + 1.0) };
     let mut chart = ChartBuilder::on(area)
         .margin(10)
         .margin_right(150)
@@ -97,7 +102,8 @@ fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line]) -> Result<(
     for (i, line) in lines.iter().enumerate() {
         let y = 24 + 20 * i as i32;
         let color = PALETTE[line.color % PALETTE.len()];
-        let segments: &[(i32, i32)] = if line.dashed { &[(476, 482), (486, 492), (496, 500)] } else { &[(476, 500)] };
+        let segments: &[(i32, i32)] =
+            if line.dashed { &[(476, 482), (486, 492), (496, 500)] } else { &[(476, 500)] };
         for (from, to) in segments {
             area.draw(&PathElement::new(vec![(*from, y), (*to, y)], color.stroke_width(2)))?;
         }

@@ -127,11 +127,8 @@ fn plain_line(name: &str, record: &Record, started: Option<&Started>) -> Option<
             )
         }
         Event::Evaluated(e) => {
-            let heads: Vec<String> = e
-                .heads
-                .iter()
-                .map(|h| format!("{} {:.1} %", h.head, 100.0 * h.stream))
-                .collect();
+            let heads: Vec<String> =
+                e.heads.iter().map(|h| format!("{} {:.1} %", h.head, 100.0 * h.stream)).collect();
             let n_experiences = started.map_or(0, |s| s.experiences.len());
             format!(
                 "experience {}/{n_experiences} trained; accuracy on all test images: {}",
@@ -153,9 +150,9 @@ mod tests {
 
     #[test]
     fn an_experience_is_one_plain_line() {
-        let head = |head: &str, stream| HeadAccuracy { head: head.to_owned(), per_experience: vec![], stream };
-        let evaluated =
-            Evaluated { experience: 1, heads: vec![head("cl", 0.5), head("student", 0.25)] };
+        let head =
+            |head: &str, stream| HeadAccuracy { head: head.to_owned(), per_experience: vec![], stream };
+        let evaluated = Evaluated { experience: 1, heads: vec![head("cl", 0.5), head("student", 0.25)] };
         let record = Record { t_s: 2.25, event: Event::Evaluated(evaluated) };
         assert_eq!(
             plain_line("alice", &record, None).unwrap(),

@@ -79,6 +79,14 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
+/// What [`CheckpointStore::newest`] has found.
+pub struct Newest {
+    /// The newest checkpoint that is whole.
+    pub found: Option<(PathBuf, Checkpoint)>,
+    /// What is wrong with each one that was passed over.
+    pub damaged: Vec<CheckpointError>,
+}
+
 /// The checkpoints of one agent.
 pub struct CheckpointStore {
     dir: PathBuf,
@@ -94,7 +102,8 @@ impl CheckpointStore {
         fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
         let store = CheckpointStore { dir: dir.to_owned(), keep };
         for unfinished in store.files(".", TEMPORARY_SUFFIX)? {
-            fs::remove_file(&unfinished).map_err(io_error("remove the unfinished checkpoint", &unfinished))?;
+            fs::remove_file(&unfinished)
+                .map_err(io_error("remove the unfinished checkpoint", &unfinished))?;
         }
         Ok(store)
     }
@@ -113,21 +122,21 @@ impl CheckpointStore {
         Ok(bytes.len() as u64)
     }
 
-    /// The newest checkpoint that is whole, and an account of every damaged one that was passed over.
+    /// Reads from the newest on, until one is whole.
     ///
     /// # Errors
     /// [`CheckpointError::Io`] if the folder cannot be read, [`CheckpointError::Version`] if the newest was
     /// written by a newer build.
-    pub fn newest(&self) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
+    pub fn newest(&self) -> Result<Newest, CheckpointError> {
         let mut damaged = Vec::new();
         for path in self.paths()?.into_iter().rev() {
             match read(&path) {
-                Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
+                Ok(checkpoint) => return Ok(Newest { found: Some((path, checkpoint)), damaged }),
                 Err(error @ CheckpointError::Version { .. }) => return Err(error),
                 Err(error) => damaged.push(error),
             }
         }
-        Ok((None, damaged))
+        Ok(Newest { found: None, damaged })
     }
 
     /// Oldest first; names hold the step with leading zeros.
@@ -189,8 +198,7 @@ fn encode(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<u8>, CheckpointErr
     let damaged = |what: String| CheckpointError::Damaged { path: path.to_owned(), what };
     let manifest = serde_json::to_string(&checkpoint.manifest).map_err(|e| damaged(e.to_string()))?;
     let checksum = checksum_of(&manifest, &checkpoint.tensors).to_string();
-    let metadata =
-        HashMap::from([(MANIFEST_KEY.to_owned(), manifest), (CHECKSUM_KEY.to_owned(), checksum)]);
+    let metadata = HashMap::from([(MANIFEST_KEY.to_owned(), manifest), (CHECKSUM_KEY.to_owned(), checksum)]);
     let mut views = Vec::with_capacity(checkpoint.tensors.len());
     for (name, tensor) in &checkpoint.tensors {
         let view = TensorView::new(to_safetensors(tensor.dtype), tensor.dims.clone(), &tensor.bytes)
@@ -275,8 +283,8 @@ mod tests {
         for step in [5, 50, 1000] {
             store.save(&checkpoint(step)).unwrap();
         }
-        let (newest, damaged) = store.newest().unwrap();
-        assert_eq!(newest.unwrap().1, checkpoint(1000));
+        let Newest { found, damaged } = store.newest().unwrap();
+        assert_eq!(found.unwrap().1, checkpoint(1000));
         assert!(damaged.is_empty());
         assert_eq!(store.paths().unwrap().len(), 2);
     }
@@ -290,7 +298,7 @@ mod tests {
         fs::write(&unfinished, b"half").unwrap();
         let store = CheckpointStore::open(dir.path(), 2).unwrap();
         assert!(!unfinished.exists());
-        assert_eq!(store.newest().unwrap().0.unwrap().1, checkpoint(7));
+        assert_eq!(store.newest().unwrap().found.unwrap().1, checkpoint(7));
     }
 
     #[test]
@@ -303,8 +311,8 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let check = |bytes: &[u8], what: String| {
             fs::write(&path, bytes).unwrap();
-            let (newest, damaged) = store.newest().unwrap();
-            assert_eq!(newest.expect(&what).1, checkpoint(1), "{what}");
+            let Newest { found, damaged } = store.newest().unwrap();
+            assert_eq!(found.expect(&what).1, checkpoint(1), "{what}");
             assert_eq!(damaged.len(), 1, "{what}");
         };
         for i in 0..whole.len() {
@@ -324,6 +332,8 @@ mod tests {
         let mut newer = checkpoint(3);
         newer.manifest.version = VERSION + 1;
         store.save(&newer).unwrap();
-        assert!(matches!(store.newest(), Err(CheckpointError::Version { found, .. }) if found == VERSION + 1));
+        assert!(
+            matches!(store.newest(), Err(CheckpointError::Version { found, .. }) if found == VERSION + 1)
+        );
     }
 }

@@ -16,8 +16,8 @@ use ort::environment::Environment;
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,9 @@ pub enum RuntimeError {
     Provider { device: Device, source: ort::Error },
     #[error("ONNX Runtime refused to {action}")]
     Ort { action: &'static str, source: ort::Error },
-    #[error("step {step}: expected a finite loss, found {loss}; parameters are as before the step; a lower learning rate may help")]
+    #[error(
+        "step {step}: expected a finite loss, found {loss}; parameters are as before the step; a lower learning rate may help"
+    )]
     NotFinite { step: u64, loss: f32 },
     #[error("state tensor `{name}`: expected float32 of shape {expected:?}, found {found} of shape {dims:?}")]
     State { name: String, expected: Vec<usize>, found: DataType, dims: Vec<usize> },
@@ -359,12 +361,8 @@ impl TrainSession {
             let [c, h, w] = self.input_dims;
             let k = self.n_classes;
             let tensor = |dims: Vec<usize>| Tensor::<f32>::new(&self.host, dims).map_err(failed(action));
-            self.batch = [
-                tensor(vec![n, c, h, w])?,
-                tensor(vec![n, k])?,
-                tensor(vec![n, k])?,
-                tensor(vec![n])?,
-            ];
+            self.batch =
+                [tensor(vec![n, c, h, w])?, tensor(vec![n, k])?, tensor(vec![n, k])?, tensor(vec![n])?];
             self.bind_batch().map_err(failed(action))?;
         }
         let [input, labels, teacher_logits, teacher_weight] = &mut self.batch;
@@ -515,23 +513,14 @@ fn uninitialised(session: &Session, device: Device, dims: &[usize]) -> ort::Resu
     match device {
         Device::Cpu => Tensor::new(&Allocator::default(), dims.to_vec()),
         Device::Cuda(index) => {
-            let info = MemoryInfo::new(
-                AllocationDevice::CUDA,
-                index,
-                AllocatorType::Device,
-                MemoryType::Default,
-            )?;
+            let info =
+                MemoryInfo::new(AllocationDevice::CUDA, index, AllocatorType::Device, MemoryType::Default)?;
             Tensor::new(&Allocator::new(session, info)?, dims.to_vec())
         }
     }
 }
 
-fn on_device(
-    session: &Session,
-    device: Device,
-    dims: &[usize],
-    values: &[f32],
-) -> ort::Result<Tensor<f32>> {
+fn on_device(session: &Session, device: Device, dims: &[usize], values: &[f32]) -> ort::Result<Tensor<f32>> {
     let mut host = uninitialised(session, Device::Cpu, dims)?;
     host.extract_tensor_mut().1.copy_from_slice(values);
     match device {
