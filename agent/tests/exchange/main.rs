@@ -1,1 +1,9 @@
-//! The exchange.
+//! The exchange of soft targets, against its written protocol, hostile bytes and a fleet with faults.
+
+mod cddl;
+mod document;
+mod fleet;
+mod hostile;
+mod messages;
+mod simulation;
+mod wire;

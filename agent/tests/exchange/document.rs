@@ -1,0 +1,161 @@
+//! The examples of docs/protocol.md are what the encoder writes, and say what they are said to say.
+
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Status, TargetChunk};
+use dkt_agent::exchange::topic::Topic;
+use dkt_agent::exchange::wire::{decode, encode};
+use dkt_agent::ids::{Digest, Round, SampleId, View};
+use half::f16;
+
+use crate::messages::{fields, one_of_each, samples};
+
+const DOCUMENT: &str = include_str!("../../../docs/protocol.md");
+
+/// The messages of the worked example, by their topics.
+fn examples() -> Vec<(&'static str, Message)> {
+    let (data, model) = (Digest::of(b"the data of the example"), Digest::of(b"the model of the example"));
+    let session = 1_767_225_600_000_000;
+    vec![
+        (
+            "dkt/1/lab/bob/status",
+            Message::Status(Status {
+                state: AgentState::Online,
+                session,
+                data,
+                classes: vec!["cat".to_owned(), "dog".to_owned()],
+                model,
+                round: Round(1),
+            }),
+        ),
+        (
+            "dkt/1/lab/alice/demand",
+            Message::Demand(Demand { data, n_views: 2, samples: samples(20, &[0, 3, 17]) }),
+        ),
+        (
+            "dkt/1/lab/bob/targets/DATA",
+            Message::Targets(TargetChunk {
+                session,
+                data,
+                model,
+                round: Round(1),
+                temperature: 2.0,
+                view: View(0),
+                ids: vec![SampleId(0), SampleId(3), SampleId(17)],
+                logits: vec![1.5, -0.25, -3.0, 0.5, 2.0, 2.0],
+            }),
+        ),
+        (
+            "dkt/1/lab/alice/repair/bob",
+            Message::Repair(Repair {
+                data,
+                round: Round(1),
+                missing: [(View(1), samples(20, &[0, 3, 17]))].into(),
+            }),
+        ),
+    ]
+}
+
+/// Diagnostic notation (RFC 8949, section 8) of a message, one field a line, and the same in hexadecimal, one line
+/// for each field: as the document shows them.
+fn written(bytes: &[u8]) -> (String, String) {
+    let mut at = 1;
+    let (mut notation, mut hex) = ("{\n".to_owned(), format!("{:02x}\n", bytes[0]));
+    for _ in 0..bytes[0] - 0xa0 {
+        let start = at;
+        let (name, value) = (item(bytes, &mut at), item(bytes, &mut at));
+        notation += &format!("  {name}: {value},\n");
+        bytes[start..at].iter().for_each(|byte| hex += &format!("{byte:02x}"));
+        hex += "\n";
+    }
+    assert_eq!(at, bytes.len());
+    (notation + "}\n", hex)
+}
+
+/// One item, as far as messages have them.
+fn item(bytes: &[u8], at: &mut usize) -> String {
+    let head = bytes[*at];
+    let n_more = match head & 0x1f {
+        24 => 1,
+        25 => 2,
+        26 => 4,
+        27 => 8,
+        _ => 0,
+    };
+    let more = &bytes[*at + 1..*at + 1 + n_more];
+    let n = match n_more {
+        0 => u64::from(head & 0x1f),
+        _ => more.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
+    };
+    *at += 1 + n_more;
+    let mut take = |n: u64| {
+        *at += n as usize;
+        &bytes[*at - n as usize..*at]
+    };
+    match head >> 5 {
+        0 => n.to_string(),
+        2 => format!("h'{}'", take(n).iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        3 => format!("{:?}", std::str::from_utf8(take(n)).unwrap()),
+        4 => format!("[{}]", (0..n).map(|_| item(bytes, at)).collect::<Vec<_>>().join(", ")),
+        5 => {
+            let entry = |_| format!("{}: {}", item(bytes, at), item(bytes, at));
+            format!("{{{}}}", (0..n).map(entry).collect::<Vec<_>>().join(", "))
+        }
+        6 => format!("{n}({})", item(bytes, at)),
+        7 if n_more == 2 => format!("{:?}", f16::from_bits(n as u16).to_f32()),
+        _ => panic!("head {head:#x}"),
+    }
+}
+
+/// Text between fences of this kind, in order.
+fn blocks(kind: &str) -> Vec<&'static str> {
+    let opening = format!("```{kind}\n");
+    DOCUMENT.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_worked_example_is_what_the_encoder_writes() {
+    let (notations, hexes) = (blocks("cbor-diagnostic"), blocks("hex"));
+    let examples = examples();
+    let mut expected = String::new();
+    for (topic, message) in &examples {
+        let topic = topic.replace("DATA", &Digest::of(b"the data of the example").short());
+        let (notation, hex) = written(&encode(message));
+        expected += &format!("`{topic}`\n\n```cbor-diagnostic\n{notation}```\n\n```hex\n{hex}```\n\n");
+        assert!(
+            DOCUMENT.contains(&format!("`{topic}`")),
+            "`{topic}` is not in the document; expected:\n{expected}"
+        );
+    }
+    let found: String = notations.iter().zip(&hexes).flat_map(|(n, h)| [*n, *h]).collect();
+    let wanted: String =
+        examples.iter().map(|(_, m)| written(&encode(m))).flat_map(|(n, h)| [n, h]).collect();
+    assert_eq!(found, wanted, "expected:\n{expected}");
+}
+
+#[test]
+fn the_worked_example_reads_back() {
+    let hexes = blocks("hex");
+    assert_eq!(hexes.len(), examples().len());
+    for (hex, (topic, message)) in hexes.iter().zip(examples()) {
+        let topic: Topic = topic.replace("DATA", &"0".repeat(16)).parse().unwrap();
+        let digits: Vec<u8> = hex.bytes().filter(|c| !c.is_ascii_whitespace()).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
+        assert_eq!(decode(&topic.leaf, &bytes).unwrap(), message);
+    }
+}
+
+#[test]
+fn every_field_of_every_message_is_described() {
+    let sections = ["### status", "### demand", "### repair", "### targets"];
+    for (heading, (_, message)) in sections.iter().zip(one_of_each()) {
+        let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no `{heading}`"));
+        let section = DOCUMENT[start + 5..].split("\n#").next().unwrap();
+        for name in fields(&encode(&message)).into_keys() {
+            let serde_cbor::Value::Text(name) = name else { panic!("{name:?}") };
+            assert!(
+                section.contains(&format!("\n| `{name}` |")),
+                "`{name}` is not described under `{heading}`"
+            );
+        }
+    }
+}

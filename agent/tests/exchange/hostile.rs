@@ -1,0 +1,478 @@
+//! One agent among peers that say anything: well-formed messages with hostile contents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dkt_agent::draw::Draw;
+use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, MAX_PEERS};
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::topic::{Leaf, Topic};
+use dkt_agent::exchange::wire::{MAX_MESSAGE_BYTES, encode};
+use dkt_agent::ids::{AgentId, Digest, Round, SampleId, View};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use crate::fleet::{N_CLASSES, N_SAMPLES, config, millis, name};
+use crate::messages::{any_message, samples};
+
+/// The agent that all this is done to; `peer-…` do it.
+struct Victim {
+    engine: Engine,
+    now: Duration,
+}
+
+fn status(session: u64, round: u64) -> Status {
+    let EngineConfig { data, classes, model, .. } = config(0);
+    Status { state: AgentState::Online, session, data, classes, model, round: Round(round) }
+}
+
+fn chunk(session: u64, round: u64, ids: &[u32], logit: f32) -> TargetChunk {
+    let EngineConfig { data, model, temperature, .. } = config(0);
+    TargetChunk {
+        session,
+        data,
+        model,
+        round: Round(round),
+        temperature,
+        view: View(0),
+        ids: ids.iter().copied().map(SampleId).collect(),
+        logits: vec![logit; ids.len() * N_CLASSES],
+    }
+}
+
+fn demand(n_views: u8, ids: &[u32]) -> Message {
+    Message::Demand(Demand { data: config(0).data, n_views, samples: samples(N_SAMPLES, ids) })
+}
+
+fn all() -> Vec<u32> {
+    (0..N_SAMPLES).collect()
+}
+
+impl Victim {
+    fn new(config: EngineConfig) -> Self {
+        let mut victim = Victim { engine: Engine::new(config), now: Duration::ZERO };
+        victim.step(Event::Connected);
+        victim
+    }
+
+    /// In its first round, with a demand for two views of the first ten samples.
+    fn at_work(config: EngineConfig) -> Self {
+        let mut victim = Victim::new(config);
+        victim.step(Event::RoundStarted(Round(1)));
+        victim.step(Event::Demand { samples: (0..10).map(SampleId).collect(), n_views: 2 });
+        victim
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        self.engine.step(event, self.now)
+    }
+
+    fn hear(&mut self, peer: &str, leaf: Leaf, message: Message) -> Vec<Action> {
+        let topic = Topic { fleet: "fleet".parse().unwrap(), agent: peer.parse().unwrap(), leaf };
+        self.step(Event::Received { topic, message })
+    }
+
+    fn hear_status(&mut self, peer: &str, status: Status) -> Vec<Action> {
+        self.hear(peer, Leaf::Status, Message::Status(status))
+    }
+
+    fn hear_demand(&mut self, peer: &str, message: Message) {
+        self.hear(peer, Leaf::Demand, message);
+    }
+
+    fn hear_repair(&mut self, peer: &str, round: u64, missing: BTreeMap<View, SampleSet>) {
+        let repair = Repair { data: config(0).data, round: Round(round), missing };
+        self.hear(peer, Leaf::Repair { teacher: name(0) }, Message::Repair(repair));
+    }
+
+    fn hear_chunk(&mut self, peer: &str, chunk: TargetChunk) {
+        self.hear(peer, Leaf::Targets { data: chunk.data.short() }, Message::Targets(chunk));
+    }
+
+    /// Ticks until `end`, four times a second.
+    fn run_until(&mut self, end: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while self.now < end {
+            self.now += millis(250);
+            actions.extend(self.step(Event::Tick));
+        }
+        actions
+    }
+
+    /// Everything that there is to label now.
+    fn label_all(&mut self) -> Vec<(View, SampleId)> {
+        let mut rows = Vec::new();
+        while let Some((view, ids)) = self.engine.next_label_batch(7) {
+            assert!(!ids.is_empty());
+            rows.extend(ids.into_iter().map(|id| (view, id)));
+        }
+        rows
+    }
+
+    fn held(&self, id: u32) -> Option<f32> {
+        let mut row = [0.0; N_CLASSES];
+        self.engine.teacher_row(SampleId(id), View(0), &mut row).then_some(row[0])
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.engine.stats().refused.get(reason).copied().unwrap_or_default()
+    }
+}
+
+fn repairs(actions: &[Action]) -> Vec<&Repair> {
+    let repair = |action| match action {
+        &Action::Publish { message: Message::Repair(ref repair), .. } => Some(repair),
+        _ => None,
+    };
+    actions.iter().filter_map(repair).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+    /// Messages under right and wrong topics, from peers that fit and peers that do not; with the victim's own data
+    /// digest in half of them, so that they get past the first check.
+    #[test]
+    fn any_messages_leave_an_agent_at_work(
+        messages in proptest::collection::vec((any_message(), 0_usize..6, 0_usize..4, any::<bool>()), 1..60),
+    ) {
+        let mut victim = Victim::at_work(config(0));
+        victim.hear_status("peer-0", status(1, 1));
+        victim.hear_demand("peer-0", demand(2, &[1, 2, 3]));
+        let data = config(0).data;
+        for ((leaf, mut message), peer, other, own_data) in messages {
+            match &mut message {
+                Message::Status(status) if own_data => *status = Status { round: status.round, ..self::status(1, 1) },
+                Message::Demand(demand) if own_data => demand.data = data,
+                Message::Repair(repair) if own_data => repair.data = data,
+                Message::Targets(chunk) if own_data => (chunk.data, chunk.session) = (data, 1),
+                _ => {}
+            }
+            let leaf = match other {
+                0 => Leaf::Repair { teacher: name(0) },
+                1 => Leaf::Targets { data: data.short() },
+                _ => leaf,
+            };
+            let agent = if peer == 5 { name(0).to_string() } else { format!("peer-{peer}") };
+            victim.hear(&agent, leaf, message);
+            victim.now += millis(300);
+            victim.step(Event::Tick);
+        }
+        let rows = victim.label_all();
+        prop_assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len());
+        prop_assert!(rows.iter().all(|(_, id)| id.0 < N_SAMPLES));
+        for id in 10..N_SAMPLES {
+            prop_assert_eq!(victim.held(id), None);
+        }
+    }
+}
+
+#[test]
+fn whatever_peers_demand_each_row_is_labelled_once() {
+    for seed in 0..20 {
+        let draw = Draw::new(seed, "demands");
+        let mut victim = Victim::at_work(config(0));
+        (0..5).for_each(|peer| _ = victim.hear_status(&format!("peer-{peer}"), status(1, 1)));
+        for i in 0..400 {
+            let at = |what, n| draw.below(n, &[i, what]) as u32;
+            let peer = format!("peer-{}", at(0, 5));
+            let ids: Vec<u32> = (0..at(1, 60)).map(|j| draw.below(40, &[i, 2, j.into()]) as u32).collect();
+            match at(3, 3) {
+                0 => victim.hear_demand(&peer, demand(1 + at(4, 255) as u8, &ids)),
+                1 => victim.hear_demand(&peer, demand(1 + at(4, 4) as u8, &ids)),
+                _ => {
+                    let missing = (0..=255).map(|view| (View(view), samples(N_SAMPLES, &ids))).collect();
+                    victim.hear_repair(&peer, 1, missing);
+                }
+            }
+        }
+        let rows = victim.label_all();
+        assert!(!rows.is_empty(), "seed {seed}");
+        assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len(), "seed {seed}: a row twice");
+        assert_eq!(victim.label_all(), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_demand_for_another_number_of_samples_or_other_data_is_refused() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    for n_samples in [1, N_SAMPLES - 1, N_SAMPLES + 1, 8_000_000] {
+        let wrong = Demand { data: config(0).data, n_views: 255, samples: samples(n_samples, &[0]) };
+        victim.hear_demand("peer", Message::Demand(wrong));
+        victim.hear_repair("peer", 1, BTreeMap::from([(View(0), samples(n_samples, &[0]))]));
+    }
+    let other = Demand { data: Digest::of(b"other"), n_views: 1, samples: samples(N_SAMPLES, &[0]) };
+    victim.hear_demand("peer", Message::Demand(other));
+    assert_eq!(victim.refused("other data"), 9);
+    assert_eq!(victim.label_all(), []);
+}
+
+#[test]
+fn a_repair_is_answered_as_far_as_a_demand_goes() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    let everything: BTreeMap<_, _> = (0..=255).map(|view| (View(view), samples(N_SAMPLES, &all()))).collect();
+    victim.hear_repair("peer", 1, everything.clone());
+    assert_eq!(victim.label_all(), [], "nobody demands anything");
+
+    victim.hear_demand("peer", demand(2, &[4, 9]));
+    let rows = [(0, 4), (0, 9), (1, 4), (1, 9)].map(|(view, id)| (View(view), SampleId(id)));
+    assert_eq!(victim.label_all(), rows);
+    victim.hear_repair("peer", 1, everything.clone());
+    assert_eq!(victim.label_all(), rows, "again, as asked");
+    victim.hear_repair("peer", 1, BTreeMap::from([(View(1), samples(N_SAMPLES, &[9, 10]))]));
+    assert_eq!(victim.label_all(), [(View(1), SampleId(9))]);
+
+    victim.hear_repair("peer", 2, everything.clone());
+    victim.hear_repair("stranger", 1, everything);
+    assert_eq!(victim.label_all(), [], "of another round, and of nobody");
+    assert_eq!(victim.engine.stats().repairs_in, 3);
+}
+
+#[test]
+fn one_who_asks_again_and_again_does_not_keep_others_waiting() {
+    let mut victim = Victim::at_work(config(0));
+    for (peer, ids) in [("greedy", &all()[..20]), ("patient", &all()[20..])] {
+        victim.hear_status(peer, status(1, 1));
+        victim.hear_demand(peer, demand(1, ids));
+    }
+    let mut labelled = BTreeSet::new();
+    for _ in 0..N_SAMPLES / 5 {
+        let (_, ids) = victim.engine.next_label_batch(5).unwrap();
+        labelled.extend(ids);
+        victim.hear_repair("greedy", 1, BTreeMap::from([(View(0), samples(N_SAMPLES, &all()))]));
+    }
+    assert_eq!(labelled.len(), N_SAMPLES as usize);
+}
+
+#[test]
+fn demands_are_kept_up_to_a_bound_and_views_too() {
+    let mut config = config(0);
+    config.n_samples = 80_000;
+    // Sets of 10,000 bytes: room for nine demands, and for five views.
+    config.limits.max_teaching_bytes = 200_000;
+    let mut victim = Victim::new(config.clone());
+    victim.step(Event::RoundStarted(Round(1)));
+    let demand = |n_views, id| {
+        let samples = samples(80_000, &[id]);
+        Message::Demand(Demand { data: config.data, n_views, samples })
+    };
+    // Of agents that are not there: they make room for those that are.
+    (0..20).for_each(|i| victim.hear_demand(&format!("gone-{i}"), demand(1, 0)));
+    assert_eq!(victim.refused("demands beyond the bound"), 0);
+    for i in 0..20 {
+        victim.hear_status(&format!("peer-{i}"), status(1, 1));
+        victim.hear_demand(&format!("peer-{i}"), demand(1, i));
+    }
+    assert_eq!(victim.refused("demands beyond the bound"), 11);
+    assert_eq!(victim.label_all().len(), 9);
+    victim.hear_demand("peer-0", demand(6, 0));
+    assert_eq!(victim.refused("views beyond the bound"), 1);
+    victim.hear_demand("peer-1", demand(5, 1));
+    assert_eq!(victim.label_all().len(), 4);
+}
+
+#[test]
+fn peers_are_known_up_to_a_bound() {
+    let mut victim = Victim::at_work(config(0));
+    for i in 0..MAX_PEERS + 100 {
+        let gone = Status { state: AgentState::Offline, ..status(1, 1) };
+        victim.hear_status(&format!("gone-{i}"), gone);
+    }
+    for i in 0..MAX_PEERS + 100 {
+        victim.hear_status(&format!("peer-{i}"), status(1, 1));
+    }
+    assert_eq!(victim.engine.peers().len(), MAX_PEERS);
+    assert_eq!(victim.refused("too many peers"), 100);
+    let actions = victim.run_until(Duration::from_secs(3));
+    assert_eq!(repairs(&actions).len(), MAX_PEERS);
+}
+
+#[test]
+fn only_what_was_demanded_is_held() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    victim.hear_chunk("peer", chunk(1, 1, &[9, 10, 39, 40, u32::MAX], 1.0));
+    let mut other_view = chunk(1, 1, &[0], 1.0);
+    other_view.view = View(255);
+    victim.hear_chunk("peer", other_view);
+    assert_eq!((victim.held(9), victim.held(10), victim.held(0)), (Some(1.0), None, None));
+    let stats = victim.engine.stats();
+    assert_eq!((stats.rows_applied, stats.rows_unwanted), (1, 5));
+}
+
+#[test]
+fn of_a_sample_that_comes_twice_in_a_chunk_the_first_row_counts() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    let mut twice = chunk(1, 1, &[3, 3, 4], 1.0);
+    twice.logits[N_CLASSES] = 9.0;
+    victim.hear_chunk("peer", twice);
+    assert_eq!((victim.held(3), victim.held(4)), (Some(1.0), Some(1.0)));
+    assert_eq!(victim.engine.stats().rows_stale, 1);
+}
+
+#[test]
+fn rows_that_no_status_announces_are_refused() {
+    let mut victim = Victim::at_work(config(0));
+    let reason = "soft targets that no status announces";
+    victim.hear_chunk("peer", chunk(7, 1, &[0], 1.0));
+    assert_eq!(victim.refused(reason), 1, "before any status");
+    victim.hear_status("peer", status(7, 4));
+    for (session, round) in [(6, 1), (8, 4), (7, 5), (7, u64::MAX)] {
+        victim.hear_chunk("peer", chunk(session, round, &[0], 1.0));
+    }
+    assert_eq!((victim.held(0), victim.refused(reason)), (None, 5));
+    victim.hear_chunk("peer", chunk(7, 4, &[0], 4.0));
+    victim.hear_chunk("peer", chunk(7, 3, &[0, 1], 3.0));
+    assert_eq!((victim.held(0), victim.held(1)), (Some(4.0), Some(3.0)), "an older round fills holes only");
+
+    let mut other = config(0);
+    other.classes.reverse();
+    victim.hear_status("unlike", Status { classes: other.classes, ..status(1, 1) });
+    victim.hear_chunk("unlike", chunk(1, 1, &[5], 1.0));
+    assert_eq!((victim.held(5), victim.refused(reason)), (None, 6));
+}
+
+#[test]
+fn chunks_with_other_classes_or_from_others_than_the_listed_teachers_are_refused() {
+    let mut listed = config(0);
+    listed.teachers = vec!["listed".parse::<AgentId>().unwrap()];
+    let mut victim = Victim::at_work(listed);
+    for peer in ["listed", "other"] {
+        let subscribes =
+            victim.hear_status(peer, status(1, 1)).iter().any(|a| matches!(a, Action::Subscribe(_)));
+        assert_eq!(subscribes, peer == "listed");
+        victim.hear_chunk(peer, chunk(1, 1, &[u32::from(peer == "other")], 1.0));
+    }
+    assert_eq!((victim.held(0), victim.held(1)), (Some(1.0), None));
+    assert_eq!(victim.refused("not a teacher of ours"), 1);
+    let mut wide = chunk(1, 1, &[2], 1.0);
+    wide.logits.push(0.0);
+    victim.hear_chunk("listed", wide);
+    assert_eq!((victim.held(2), victim.refused("other data")), (None, 1));
+}
+
+#[test]
+fn a_late_message_does_not_take_rounds_back_and_a_new_session_does() {
+    let mut victim = Victim::at_work(config(0));
+    let subscribed = victim.hear_status("peer", status(1, 9));
+    assert_eq!(subscribed.len(), 1);
+    victim.hear_chunk("peer", chunk(1, 9, &all(), 9.0));
+    let lacking = victim.engine.n_missing();
+    assert_eq!(lacking, 10, "the second view");
+    assert_eq!(victim.hear_status("peer", status(1, 8)), []);
+    assert_eq!(victim.engine.n_missing(), lacking);
+
+    assert_eq!(victim.hear_status("peer", status(2, 1)), [], "subscribed once");
+    assert_eq!(victim.engine.n_missing(), 20, "all is to be sent anew");
+    assert_eq!(victim.held(0), Some(9.0), "until then the old rows do");
+    victim.hear_chunk("peer", chunk(1, 9, &all(), 8.0));
+    assert_eq!(victim.held(0), Some(9.0), "the old session has nothing more to say");
+    victim.hear_chunk("peer", chunk(2, 1, &all(), 1.0));
+    assert_eq!((victim.held(0), victim.engine.n_missing()), (Some(1.0), 10));
+}
+
+/// It may say that it is as far as it likes; it is asked for that round, and ever less often.
+#[test]
+fn a_teacher_that_invents_a_round_costs_a_few_questions() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, u64::MAX));
+    victim.hear_status("honest", status(1, 2));
+    victim.hear_chunk("honest", chunk(1, 2, &all(), 2.0));
+    let actions = victim.run_until(Duration::from_secs(3600));
+    let repairs = repairs(&actions);
+    assert!(repairs.iter().filter(|repair| repair.round == Round(u64::MAX)).count() <= 66);
+    assert_eq!(victim.held(0), Some(2.0));
+    victim.hear_status("peer", status(2, 3));
+    victim.hear_chunk("peer", chunk(2, 3, &all(), 4.0));
+    assert_eq!(victim.held(0), Some(3.0), "the mean of both");
+}
+
+#[test]
+fn a_flood_of_soft_targets_stays_within_the_stores_bound() {
+    let mut small = config(0);
+    let row_bytes = 4 * N_CLASSES + 64;
+    small.limits.max_target_bytes = 25 * row_bytes;
+    let mut victim = Victim::at_work(small);
+    let mut n_warnings = 0;
+    for i in 0..50 {
+        let peer = format!("peer-{}", i % 10);
+        victim.hear_status(&peer, status(1, 1 + i));
+        let message = Message::Targets(chunk(1, 1 + i, &all(), 1.0));
+        let actions = victim.hear(&peer, Leaf::Targets { data: config(0).data.short() }, message);
+        n_warnings += actions.iter().filter(|action| matches!(action, Action::Warn(_))).count();
+    }
+    let stats = victim.engine.stats();
+    // Ten rows of the first two peers, five of the third; five rounds of each.
+    assert_eq!((stats.rows_applied, stats.rows_over_bound), (5 * 25, 5 * 75));
+    assert_eq!(n_warnings, 1);
+    assert_eq!(victim.engine.n_missing(), 0, "what finds no room is not missed");
+}
+
+#[test]
+fn a_last_will_that_comes_late_is_contradicted() {
+    let mut victim = Victim::at_work(config(0));
+    victim.run_until(Duration::from_secs(10));
+    let (topic, will) = victim.engine.last_will();
+    for message in [will, Message::Cleared] {
+        for _ in 0..1000 {
+            let (topic, message) = (topic.clone(), message.clone());
+            assert_eq!(
+                victim.step(Event::Received { topic, message }),
+                [],
+                "not at once: others may say such things"
+            );
+        }
+        let actions = victim.run_until(victim.now + Duration::from_secs(5));
+        let says = |action: &&Action| matches!(action, Action::Publish { message: Message::Status(_), .. });
+        assert_eq!(actions.iter().filter(says).count(), 1);
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_are_kept_back() {
+    let mut victim = Victim::at_work(config(0));
+    let ids: Vec<SampleId> = (0..3).map(SampleId).collect();
+    let mut logits = vec![1.0; 3 * N_CLASSES];
+    logits[N_CLASSES] = f32::NAN;
+    let labelled = Event::Labelled { view: View(0), ids, logits };
+    let actions = victim.step(labelled.clone());
+    let [Action::Warn(text), Action::Publish { message: Message::Targets(chunk), .. }] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert!(text.contains("not finite"));
+    assert_eq!((&chunk.ids[..], chunk.logits.len()), (&[SampleId(0), SampleId(2)][..], 2 * N_CLASSES));
+    assert_eq!(victim.step(labelled).len(), 1, "said once");
+    assert_eq!(victim.engine.stats().rows_not_finite, 2);
+}
+
+#[test]
+fn a_repair_too_long_for_a_message_asks_for_as_much_as_fits() {
+    let mut config = config(0);
+    config.n_samples = 1_000_000;
+    let mut victim = Victim::new(config);
+    victim.step(Event::Demand { samples: (0..1_000_000).step_by(1000).map(SampleId).collect(), n_views: 20 });
+    victim.hear_status("peer", status(1, 1));
+    let actions = victim.run_until(Duration::from_secs(3));
+    let repairs = repairs(&actions);
+    assert_eq!(repairs[0].missing.len(), 8);
+    assert!(encode(&Message::Repair(repairs[0].clone())).len() <= MAX_MESSAGE_BYTES);
+}
+
+#[test]
+fn without_a_connection_nothing_is_said_or_labelled() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    victim.hear_demand("peer", demand(1, &[0]));
+    victim.step(Event::Disconnected);
+    assert_eq!(victim.label_all(), []);
+    assert_eq!(victim.run_until(Duration::from_secs(100)), []);
+    assert_eq!(victim.step(Event::RoundStarted(Round(2))), []);
+    let said = victim.step(Event::Connected);
+    let kinds: Vec<usize> =
+        said.iter().map(|a| if let Action::Publish { topic, .. } = a { topic.kind() } else { 9 }).collect();
+    assert_eq!(kinds, [0, 1], "status and demand; the connection renews subscriptions");
+    assert_eq!(victim.label_all().len(), 1);
+}

@@ -1,0 +1,140 @@
+//! Messages to try things with.
+
+use std::collections::BTreeMap;
+
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::topic::Leaf;
+use dkt_agent::ids::{Digest, Round, SampleId, View};
+use half::f16;
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use serde_cbor::Value;
+
+pub fn samples(n_samples: u32, ids: &[u32]) -> SampleSet {
+    let mut set = SampleSet::new(n_samples);
+    ids.iter().for_each(|id| set.insert(SampleId(*id)));
+    set
+}
+
+/// One message of each kind, with the end of a topic that it fits.
+pub fn one_of_each() -> [(Leaf, Message); 4] {
+    let data = Digest::of(b"data");
+    let model = Digest::of(b"model");
+    let status = Status {
+        state: AgentState::Online,
+        session: 1_700_000_000_000_000,
+        data,
+        classes: vec!["0".to_owned(), "one".to_owned(), "zwölf".to_owned()],
+        model,
+        round: Round(3),
+    };
+    let demand = Demand { data, n_views: 4, samples: samples(20, &[0, 7, 8, 19]) };
+    let missing = BTreeMap::from([(View(0), samples(20, &[7])), (View(3), samples(20, &[0, 19]))]);
+    let chunk = TargetChunk {
+        session: 1_700_000_000_000_000,
+        data,
+        model,
+        round: Round(3),
+        temperature: 2.0,
+        view: View(3),
+        ids: vec![SampleId(0), SampleId(19)],
+        logits: vec![-1.5, 0.0, 8.25, 1.0, 2.0, -65504.0],
+    };
+    [
+        (Leaf::Status, Message::Status(status)),
+        (Leaf::Demand, Message::Demand(demand)),
+        (
+            Leaf::Repair { teacher: "b".parse().unwrap() },
+            Message::Repair(Repair { data, round: Round(3), missing }),
+        ),
+        (Leaf::Targets { data: data.short() }, Message::Targets(chunk)),
+    ]
+}
+
+/// The fields of an encoded message, to be changed.
+pub fn fields(bytes: &[u8]) -> BTreeMap<Value, Value> {
+    match serde_cbor::from_slice(bytes).unwrap() {
+        Value::Map(fields) => fields,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn key(name: &str) -> Value {
+    Value::Text(name.to_owned())
+}
+
+/// `bytes` with one field set to something else.
+pub fn with(bytes: &[u8], name: &str, value: Value) -> Vec<u8> {
+    let mut fields = fields(bytes);
+    fields.insert(key(name), value);
+    serde_cbor::to_vec(&Value::Map(fields)).unwrap()
+}
+
+pub fn without(bytes: &[u8], name: &str) -> Vec<u8> {
+    let mut fields = fields(bytes);
+    fields.remove(&key(name)).unwrap();
+    serde_cbor::to_vec(&Value::Map(fields)).unwrap()
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn round() -> impl Strategy<Value = Round> {
+    (1..=u64::MAX).prop_map(Round)
+}
+
+fn set(n_samples: u32) -> impl Strategy<Value = SampleSet> {
+    btree_set(0..n_samples, 0..30)
+        .prop_map(move |ids| samples(n_samples, &ids.into_iter().collect::<Vec<_>>()))
+}
+
+fn status() -> impl Strategy<Value = Message> {
+    let state = prop_oneof![Just(AgentState::Online), Just(AgentState::Finished), Just(AgentState::Offline)];
+    (state, any::<u64>(), digest(), vec(".{0,64}", 1..20), digest(), any::<u64>()).prop_map(
+        |(state, session, data, classes, model, round)| {
+            Message::Status(Status { state, session, data, classes, model, round: Round(round) })
+        },
+    )
+}
+
+fn demand() -> impl Strategy<Value = Message> {
+    (1_u32..400).prop_flat_map(|n| {
+        (digest(), 1_u8.., set(n))
+            .prop_map(|(data, n_views, samples)| Message::Demand(Demand { data, n_views, samples }))
+    })
+}
+
+fn repair() -> impl Strategy<Value = Message> {
+    (1_u32..400).prop_flat_map(|n| {
+        let missing = btree_map(any::<u8>().prop_map(View), set(n), 1..10);
+        (digest(), round(), missing)
+            .prop_map(|(data, round, missing)| Message::Repair(Repair { data, round, missing }))
+    })
+}
+
+/// With logits that half precision holds.
+fn targets() -> impl Strategy<Value = Message> {
+    let finite = any::<u16>().prop_map(f16::from_bits).prop_filter("finite", |v| v.is_finite());
+    (1_usize..20, 1_usize..40).prop_flat_map(move |(n_ids, n_classes)| {
+        let head = (any::<u64>(), digest(), digest(), round(), 0.001_f32..100.0, any::<u8>());
+        let ids = vec(any::<u32>().prop_map(SampleId), n_ids);
+        (head, ids, vec(finite.clone().prop_map(f16::to_f32), n_ids * n_classes)).prop_map(
+            |((session, data, model, round, temperature, view), ids, logits)| {
+                let view = View(view);
+                Message::Targets(TargetChunk { session, data, model, round, temperature, view, ids, logits })
+            },
+        )
+    })
+}
+
+/// Any message, with the end of a topic that it fits.
+pub fn any_message() -> impl Strategy<Value = (Leaf, Message)> {
+    let repairs = Leaf::Repair { teacher: "b".parse().unwrap() };
+    prop_oneof![
+        status().prop_map(|message| (Leaf::Status, message)),
+        demand().prop_map(|message| (Leaf::Demand, message)),
+        repair().prop_map(move |message| (repairs.clone(), message)),
+        targets().prop_map(|message| (Leaf::Targets { data: "0123456789abcdef".to_owned() }, message)),
+    ]
+}

@@ -1,0 +1,187 @@
+//! A real mosquitto as a child process, with the configuration files that the repository ships.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::certs::Certificates;
+use crate::deadline::Deadline;
+use crate::process::Process;
+use crate::repository;
+
+/// Where a lab's broker has its files, in the shipped configuration.
+const INSTALLED: &str = "/etc/dkt/broker";
+/// Longest wait for a line of the broker's log before the port is tried again.
+const NEXT_LOOK: Duration = Duration::from_millis(20);
+
+/// A port that nobody listens on.
+///
+/// Not the kernel's choice: it takes outgoing connections from the same range, and an agent that looks for a broker
+/// which is down would now and then be connected to itself.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const NUMBER: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another run of these tests on the same machine begins elsewhere.
+    let offset = (std::process::id() % u32::from(NUMBER)) as u16;
+    let port = (0..NUMBER)
+        .map(|_| FIRST + (offset + NEXT.fetch_add(1, Ordering::Relaxed) % NUMBER) % NUMBER)
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok());
+    port.expect("there is a free port")
+}
+
+/// A broker; ended when this is dropped.
+pub struct Mosquitto {
+    pub port: u16,
+    config: PathBuf,
+    process: Option<Process>,
+    /// Of a lab: its certificates.
+    certificates: Option<Certificates>,
+    _folder: Option<TempDir>,
+}
+
+impl Mosquitto {
+    /// A broker for one machine: `dev.conf`, as it is.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn dev() -> Self {
+        Mosquitto::start(repository("broker-config/dev.conf"), free_port(), None, None)
+    }
+
+    /// The broker of a lab with TLS and access control: `lab.conf` and `lab.acl`, installed in a folder of its own,
+    /// with certificates for `agents` made by `make-certs.sh`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn lab(agents: &[&str]) -> Self {
+        Mosquitto::installed(agents, |_| ())
+    }
+
+    /// As [`Mosquitto::lab`], at a site that `bridge.conf` joins to `hub`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn bridged(agents: &[&str], hub: &Mosquitto) -> Self {
+        Mosquitto::installed(agents, |installed| {
+            let shipped =
+                fs::read_to_string(repository("broker-config/bridge.conf")).expect("bridge.conf is text");
+            let config = replaced(&shipped, INSTALLED, &installed.display().to_string());
+            let address = format!("\naddress 127.0.0.1:{}\n", hub.port);
+            let config = replaced(&config, "\naddress hub.example:8883\n", &address);
+            fs::write(installed.join("conf.d/bridge.conf"), config).expect("bridge.conf is written");
+            hub.certificates().give_bridge(&installed.join("certs"));
+        })
+    }
+
+    /// Installs a lab's broker in a folder, lets `add` put more there, and starts it.
+    fn installed(agents: &[&str], add: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder is made");
+        let installed = folder.path();
+        let port = free_port();
+        let shipped = fs::read_to_string(repository("broker-config/lab.conf")).expect("lab.conf is text");
+        let config = replaced(&shipped, INSTALLED, &installed.display().to_string());
+        let config = replaced(&config, "\nlistener 8883\n", &format!("\nlistener {port} 127.0.0.1\n"));
+        let file = installed.join("lab.conf");
+        fs::write(&file, config).expect("lab.conf is written");
+        fs::copy(repository("broker-config/lab.acl"), installed.join("lab.acl")).expect("lab.acl is copied");
+        for folder in ["state", "conf.d"] {
+            fs::create_dir(installed.join(folder)).expect("a folder is made");
+        }
+        let certificates = Certificates::make(&installed.join("certs"), agents);
+        add(installed);
+        open_to_all(installed);
+        Mosquitto::start(file, port, Some(certificates), Some(folder))
+    }
+
+    fn start(
+        config: PathBuf,
+        port: u16,
+        certificates: Option<Certificates>,
+        folder: Option<TempDir>,
+    ) -> Self {
+        let mut broker = Mosquitto { port, config, process: None, certificates, _folder: folder };
+        broker.restart();
+        broker
+    }
+
+    /// Ends the broker as a power cut would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it on the same port and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn restart(&mut self) {
+        let mut command = Command::new(find_mosquitto());
+        command.arg("-c").arg(&self.config);
+        if self.certificates.is_none() {
+            command.arg("-p").arg(self.port.to_string());
+        }
+        let process = self.process.insert(Process::start(command));
+        let deadline = Deadline::default();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            let in_vain = process.has_ended() || deadline.is_over();
+            assert!(!in_vain, "waited for mosquitto to listen on port {}", self.port);
+            // Something in its log is a reason to look again at once.
+            let _ = process.stderr.next(Deadline::after(NEXT_LOOK));
+        }
+    }
+
+    /// Where agents reach it.
+    pub fn url(&self) -> String {
+        let scheme = if self.certificates.is_some() { "mqtts" } else { "mqtt" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// The certificates of a lab.
+    ///
+    /// # Panics
+    /// If the broker has none.
+    pub fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().expect("a broker of a lab has certificates")
+    }
+
+    /// Its log until now.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(|p| p.stderr.text()).unwrap_or_default()
+    }
+}
+
+/// `text` with `from` replaced, which must be there: a configuration that has changed must not slip through.
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "the shipped configuration no longer has `{}`", from.trim());
+    text.replace(from, to)
+}
+
+/// Started by root, mosquitto goes on as a user of its own, who must read its files and write its state.
+fn open_to_all(path: &Path) {
+    let is_folder = path.is_dir();
+    let mode = if is_folder { 0o777 } else { 0o666 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
+    if is_folder {
+        for entry in fs::read_dir(path).expect("the folder is ours") {
+            open_to_all(&entry.expect("the folder is ours").path());
+        }
+    }
+}
+
+/// On the `PATH`, or where Debian puts brokers.
+fn find_mosquitto() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join("mosquitto")).find(|file| file.is_file()).unwrap_or_else(|| {
+        panic!("these tests need the MQTT broker mosquitto; `make mosquitto` installs it, or your package manager")
+    })
+}

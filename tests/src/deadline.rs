@@ -1,0 +1,30 @@
+//! How long a test waits for anything.
+
+use std::time::{Duration, Instant};
+
+/// For one event. Far above what any takes alone, because tests share a machine.
+const LONGEST: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Deadline::after(LONGEST)
+    }
+}
+
+impl Deadline {
+    pub fn after(wait: Duration) -> Self {
+        Deadline(Instant::now() + wait)
+    }
+
+    /// Time left; zero when it is over.
+    pub fn left(&self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+}

@@ -1,0 +1,40 @@
+//! Whole agents: real processes, real brokers, real faults.
+
+mod access;
+mod commands;
+mod embedded;
+mod exchange;
+mod models;
+mod mosquitto;
+mod outage;
+mod refusals;
+mod repository;
+mod resume;
+mod runtimes;
+mod shipped;
+mod testbed;
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use dkt_agent::config::AgentConfig;
+use dkt_tests::config;
+use dkt_tests::process::Agent;
+
+/// The program, built with these tests, with its arguments.
+fn dkt<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dkt-under-test"));
+    // Usage texts show the name under which a program was called.
+    command.arg0("dkt").args(arguments).env_remove("DKT_LOG");
+    command
+}
+
+/// Writes the agent's configuration beside its folder, and starts it.
+fn start(config: &AgentConfig) -> Agent {
+    let out = config.out.as_deref().expect("agents of tests have a folder");
+    let root = out.parent().expect("agents of tests share a folder");
+    let file = config::write(root, config);
+    let arguments = [OsStr::new("run"), file.as_ref(), OsStr::new("--progress"), OsStr::new("json")];
+    Agent::start(config.agent.as_str(), dkt(arguments))
+}

@@ -1,0 +1,233 @@
+//! Over mosquitto, with the shipped configuration for one machine: agents among themselves, and beside a peer that
+//! is no agent.
+
+use std::collections::BTreeSet;
+
+use dkt_agent::exchange::message::{AgentState, Message, Repair, Status, TargetChunk};
+use dkt_agent::exchange::topic::{Leaf, Topic};
+use dkt_agent::exchange::wire;
+use dkt_agent::ids::{Round, SampleId, View};
+use dkt_agent::telemetry::event::Event;
+use dkt_tests::broker::Mosquitto;
+use dkt_tests::config;
+use dkt_tests::peer::Peer;
+use dkt_tests::process::Agent;
+
+use crate::{exchange, start};
+
+const CLASSES: usize = 10;
+/// Carol's only run.
+const SESSION: u64 = 7;
+
+#[test]
+fn two_agents_teach_each_other_over_mosquitto() {
+    exchange::check(&Mosquitto::dev().url(), |_| None);
+}
+
+#[test]
+fn an_agent_that_died_comes_back_over_mosquitto() {
+    exchange::check_return(&Mosquitto::dev().url());
+}
+
+#[test]
+fn an_agent_that_has_died_is_not_waited_for_over_mosquitto() {
+    exchange::check_death(&Mosquitto::dev().url());
+}
+
+#[test]
+fn agents_say_nothing_that_is_not_in_the_protocol_and_then_goodbye() {
+    const CHUNK_BYTES: usize = 4096;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let mut everything = Peer::connect(broker.port, "watcher", None).unwrap();
+    assert!(everything.subscribe("#"));
+    let agents = ["alice", "bob"].map(|name| {
+        let mut config = config::exchanging(folder.path(), name, &broker.url(), None);
+        config.exchange.chunk_bytes = CHUNK_BYTES;
+        start(&config)
+    });
+    let mut gone = BTreeSet::new();
+    while gone.len() < agents.len() {
+        let delivered = everything.next("what agents say");
+        let topic: Topic = delivered.topic.parse().unwrap();
+        match wire::decode(&topic.leaf, &delivered.payload).unwrap() {
+            Message::Status(status) if status.state == AgentState::Offline => {
+                gone.insert(topic.agent);
+            }
+            Message::Targets(_) => {
+                assert!(delivered.payload.len() <= CHUNK_BYTES, "{}", delivered.payload.len())
+            }
+            _ => {}
+        }
+    }
+    for ended in agents.map(Agent::end) {
+        exchange::learned_from_its_peer(&ended);
+    }
+    // Who comes later hears that they are gone, and of no wish that is left.
+    let mut late = Peer::connect(broker.port, "late", None).unwrap();
+    assert!(late.subscribe("#"));
+    late.publish("the/end", b"", false);
+    let mut kept = Vec::new();
+    loop {
+        let delivered = late.next("what is retained");
+        if delivered.topic == "the/end" {
+            break;
+        }
+        let topic: Topic = delivered.topic.parse().unwrap();
+        let message = wire::decode(&topic.leaf, &delivered.payload).unwrap();
+        let says_gone = matches!(message, Message::Status(status) if status.state == AgentState::Offline);
+        assert!(says_gone, "{topic} is retained");
+        kept.push(topic.agent.to_string());
+    }
+    kept.sort();
+    assert_eq!(kept, ["alice", "bob"]);
+}
+
+/// A peer called Carol who hears everything that Alice says, and speaks the protocol.
+struct Carol {
+    peer: Peer,
+    /// Alice's data, classes and network: Carol has the same.
+    status: Status,
+}
+
+impl Carol {
+    /// Comes before Alice and waits for her.
+    fn meet(mut peer: Peer) -> Self {
+        let status = wait_for(&mut peer, "Alice's status", |_, message| match message {
+            Message::Status(status) => Some(status),
+            _ => None,
+        });
+        Carol { peer, status }
+    }
+
+    fn say(&mut self, leaf: Leaf, message: &Message) {
+        let retain = !matches!(leaf, Leaf::Targets { .. });
+        self.peer.publish(&carols(leaf).to_string(), &wire::encode(message), retain);
+    }
+
+    /// Tells everyone that she trains, and that her round of soft targets has begun.
+    fn announce(&mut self, state: AgentState, round: u64) {
+        let status = Status { state, round: Round(round), session: SESSION, ..self.status.clone() };
+        self.say(Leaf::Status, &Message::Status(status));
+    }
+
+    /// The same logits for all of the samples that Alice lacks.
+    fn teach(&mut self, repair: &Repair) {
+        for (view, set) in &repair.missing {
+            let ids: Vec<SampleId> = set.iter().collect();
+            let chunk = TargetChunk {
+                session: SESSION,
+                data: self.status.data,
+                model: self.status.model,
+                round: repair.round,
+                temperature: 2.0,
+                view: *view,
+                logits: vec![0.25; ids.len() * CLASSES],
+                ids,
+            };
+            self.say(Leaf::Targets { data: self.status.data.short() }, &Message::Targets(chunk));
+        }
+    }
+}
+
+/// Waits for something that Alice says.
+fn wait_for<T>(peer: &mut Peer, what: &str, mut pick: impl FnMut(&Leaf, Message) -> Option<T>) -> T {
+    loop {
+        let delivered = peer.next(what);
+        let topic: Topic = delivered.topic.parse().unwrap();
+        let message = wire::decode(&topic.leaf, &delivered.payload).unwrap();
+        if let Some(picked) = pick(&topic.leaf, message) {
+            return picked;
+        }
+    }
+}
+
+fn carols(leaf: Leaf) -> Topic {
+    Topic { fleet: "lab".parse().unwrap(), agent: "carol".parse().unwrap(), leaf }
+}
+
+fn listener(broker: &Mosquitto) -> Peer {
+    let mut peer = Peer::connect(broker.port, "carol", None).unwrap();
+    assert!(peer.subscribe("dkt/1/lab/alice/#"));
+    peer
+}
+
+#[test]
+fn an_agent_asks_again_for_what_a_silent_teacher_owes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let peer = listener(&broker);
+    let mut config = config::exchanging(folder.path(), "alice", &broker.url(), None);
+    // She trains until she is asked to stop, because she asks only while she trains.
+    config.train.epochs = 100_000;
+    let mut alice = start(&config);
+    let mut carol = Carol::meet(peer);
+    carol.announce(AgentState::Online, 1);
+    let repair = wait_for(&mut carol.peer, "Alice's question", |leaf, message| match (leaf, message) {
+        (Leaf::Repair { teacher }, Message::Repair(repair)) if teacher.as_str() == "carol" => Some(repair),
+        _ => None,
+    });
+    let n_missing: usize = repair.missing.values().map(|set| set.len()).sum();
+    assert!(n_missing > 0);
+    carol.teach(&repair);
+    alice.wait_for("an epoch with a teacher for every new sample", |event| match event {
+        Event::Epoch(epoch) => (epoch.teacher_share == 1.0).then_some(()),
+        _ => None,
+    });
+    // What is not asked for any more is taken back.
+    wait_for(&mut carol.peer, "Alice's question to be taken back", |leaf, message| match (leaf, message) {
+        (Leaf::Repair { .. }, Message::Cleared) => Some(()),
+        _ => None,
+    });
+    alice.terminate();
+    let ended = alice.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn nothing_that_a_peer_says_ends_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let peer = listener(&broker);
+    let alice = start(&config::exchanging(folder.path(), "alice", &broker.url(), None));
+    let mut carol = Carol::meet(peer);
+    carol.announce(AgentState::Online, 1);
+    let data = carol.status.data.short();
+    let leaves = || {
+        let repair = Leaf::Repair { teacher: "alice".parse().unwrap() };
+        [Leaf::Status, Leaf::Demand, repair, Leaf::Targets { data: data.clone() }]
+    };
+    let bombs: [&[u8]; 5] = [
+        b"",
+        b"not CBOR",
+        // An array of 2^63 elements, and a map that never ends.
+        &[0x9b, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        &[0xbf; 4096],
+        &[0; 1024 * 1024],
+    ];
+    for leaf in leaves() {
+        for bomb in bombs {
+            carol.peer.publish(&carols(leaf.clone()).to_string(), bomb, false);
+        }
+    }
+    // Well formed, but not a number, and of samples that nobody has.
+    let chunk = TargetChunk {
+        session: SESSION,
+        data: carol.status.data,
+        model: carol.status.model,
+        round: Round(u64::MAX),
+        temperature: 2.0,
+        view: View(255),
+        ids: vec![SampleId(u32::MAX)],
+        logits: vec![f32::NAN; CLASSES],
+    };
+    carol.say(Leaf::Targets { data }, &Message::Targets(chunk.clone()));
+    carol.say(
+        Leaf::Targets { data: carol.status.data.short() },
+        &Message::Targets(TargetChunk { logits: vec![1.0; CLASSES], ..chunk }),
+    );
+    carol.announce(AgentState::Finished, 1);
+    let ended = alice.end();
+    assert_eq!(ended.finished().rows_applied, 0);
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+}

@@ -1,0 +1,320 @@
+//! What the program refuses: each with its exit code and one line that says what is wrong, before anything starts.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use dkt_agent::config::AgentConfig;
+use dkt_models::zoo::{self, BuildOptions};
+use dkt_tests::broker::free_port;
+use dkt_tests::process::{Output, run};
+use dkt_tests::{config, repository};
+use onnx_grad::graph::Graph;
+use tempfile::TempDir;
+
+use crate::dkt;
+
+/// Checks the exit code and that the one line on standard error has all of `says`.
+fn check(what: &str, output: &Output, code: i32, says: &[&str]) {
+    assert_eq!(output.code, Some(code), "{what}: {output:?}");
+    assert_eq!(output.stdout, "", "{what}");
+    assert_eq!(output.stderr.lines().count(), 1, "{what}: {}", output.stderr);
+    assert!(output.stderr.starts_with("dkt: "), "{what}: {}", output.stderr);
+    for text in says {
+        assert!(output.stderr.contains(text), "{what}: expected `{text}` in: {}", output.stderr);
+    }
+    assert!(!output.stderr.contains("panicked"), "{what}: {}", output.stderr);
+}
+
+/// A folder, and what runs in it.
+struct Case {
+    folder: TempDir,
+}
+
+impl Case {
+    fn new() -> Self {
+        Case { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs an agent without exchange, changed by `change`.
+    fn agent(&self, change: impl FnOnce(&mut AgentConfig)) -> Output {
+        let mut config = config::alone(self.folder.path(), "alice");
+        change(&mut config);
+        self.run(&config::write(self.folder.path(), &config))
+    }
+
+    /// Runs an agent by the text of its configuration.
+    fn text(&self, text: &str) -> Output {
+        let file = self.path("agent.toml");
+        fs::write(&file, text).unwrap();
+        self.run(&file)
+    }
+
+    fn run(&self, file: &Path) -> Output {
+        let mut command = dkt(["run".as_ref(), file.as_os_str()]);
+        command.current_dir(self.folder.path());
+        run(command)
+    }
+
+    /// Runs an agent with that network.
+    fn network(&self, graph: &Graph) -> Output {
+        let file = self.path("network.onnx");
+        fs::write(&file, graph.encode()).unwrap();
+        self.agent(|c| c.model.network = file.display().to_string())
+    }
+}
+
+fn digits_cnn(classes: usize, input: [usize; 3]) -> Graph {
+    zoo::build("digits-cnn", &BuildOptions { seed: 1, classes, input }).unwrap()
+}
+
+#[test]
+fn configurations_are_refused_with_the_file_and_the_key() {
+    let case = Case::new();
+    let check = |text: &str, says: &[&str]| {
+        let output = case.text(text);
+        let file = case.path("agent.toml").display().to_string();
+        check(text, &output, 78, &[&[file.as_str()], says].concat());
+    };
+    let name = "agent = \"alice\"\nfleet = \"lab\"\n";
+    check(&format!("{name}[train]\nepoch = 3"), &["line 4", "unknown field `epoch`", "epochs"]);
+    check(&format!("{name}[learning]\nepochs = 3"), &["line 3", "unknown field `learning`"]);
+    check("fleet = \"lab\"", &["missing field `agent`"]);
+    check(&format!("{name}[train"), &["line 3"]);
+    check(&format!("{name}[train]\nepochs = \"many\""), &["line 4", "expected u32"]);
+    check("agent = \"Alice\"\nfleet = \"lab\"", &["line 1", "found `Alice`", "a-z, 0-9"]);
+    check(&format!("{name}[train]\ndevice = \"gpu\""), &["line 4", "cpu, cuda or cuda:<index>", "`gpu`"]);
+    check(&format!("{name}[train]\nepochs = 0"), &["`train.epochs` must be at least 1, found 0"]);
+    check(&format!("{name}[train]\nlearning_rate = -0.1"), &["`train.learning_rate`", "positive", "-0.1"]);
+    check(
+        &format!("{name}[exchange]\nchunk_bytes = 9"),
+        &["`exchange.chunk_bytes`", "between 1024", "found 9"],
+    );
+    check(&format!("{name}[exchange]\nbroker = \"mqtts://lab\""), &["`exchange.tls`", "mqtts://lab"]);
+}
+
+#[test]
+fn streams_that_do_not_divide_are_refused() {
+    let case = Case::new();
+    let output = case.agent(|c| c.stream.experiences = 3);
+    check("three experiences", &output, 78, &["10 classes do not divide into 3 experiences"]);
+    let output = case.agent(|c| c.stream.class_order = dkt_agent::stream::ClassOrder::List(vec![1, 2]));
+    check("two classes", &output, 78, &["expected every class from 0 to 9 once, found [1, 2]"]);
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let case = Case::new();
+    let missing = case.path("missing");
+    let name = missing.display().to_string();
+    for arguments in [
+        vec!["run", &name],
+        vec!["testbed", &name],
+        vec!["eval", &name, "--data", "digits"],
+        vec!["model", "inspect", &name],
+        vec!["model", "derive", &name, "-o", "x.onnx"],
+        vec!["model", "attach-heads", &name, "-o", "x.onnx"],
+    ] {
+        check(&format!("{arguments:?}"), &run(dkt(&arguments)), 66, &[&name]);
+    }
+    let network = case.path("missing.onnx").display().to_string();
+    check("no network", &case.agent(|c| c.model.network = network.clone()), 66, &[&network]);
+    check("no data", &case.agent(|c| c.data.source = name.clone()), 66, &[&name, "folder with IDX files"]);
+    fs::create_dir(&missing).unwrap();
+    let output = case.agent(|c| c.data.source = name.clone());
+    check("a folder without data", &output, 66, &[&name, "train-images-idx3-ubyte"]);
+    let tls = |file: &str| dkt_agent::config::TlsConfig {
+        ca: case.path(file),
+        cert: case.path("no.pem"),
+        key: case.path("no.key"),
+    };
+    let output = case.agent(|c| {
+        c.exchange.enabled = true;
+        c.exchange.broker = "mqtts://127.0.0.1:1".to_owned();
+        c.exchange.tls = Some(tls("no-ca.pem"));
+    });
+    check("no certificate", &output, 66, &["no-ca.pem"]);
+}
+
+#[test]
+fn damaged_data_is_refused_with_what_was_expected() {
+    let case = Case::new();
+    let data = case.path("data");
+    fs::create_dir(&data).unwrap();
+    let digits = |name: &str| fs::read(repository("agent/data/digits").join(name)).unwrap();
+    for split in ["train", "t10k"] {
+        fs::write(data.join(format!("{split}-images-idx3-ubyte")), digits("images-idx3-ubyte")).unwrap();
+        fs::write(data.join(format!("{split}-labels-idx1-ubyte")), digits("labels-idx1-ubyte")).unwrap();
+    }
+    let cut = data.join("train-images-idx3-ubyte");
+    let whole = fs::read(&cut).unwrap();
+    fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+    let source = data.display().to_string();
+    let output = case.agent(|c| c.data.source = source.clone());
+    let n_bytes = 1797 * 64;
+    let expected = format!("expected {n_bytes} bytes of data, found {}", n_bytes - 1);
+    check("a byte too few", &output, 65, &[&cut.display().to_string(), &expected]);
+    fs::write(&cut, b"GIF89a").unwrap();
+    let output = case.agent(|c| c.data.source = source.clone());
+    check("a picture", &output, 65, &[&cut.display().to_string(), "an IDX file"]);
+}
+
+#[test]
+fn networks_that_cannot_be_trained_are_refused_with_every_node() {
+    let mut graph = digits_cnn(10, [1, 8, 8]);
+    let changed = graph.nodes.iter_mut().filter(|n| n.op == "Relu").take(2);
+    let names: Vec<String> = changed
+        .map(|node| {
+            node.op = "Celu".to_owned();
+            format!("`Celu` (ai.onnx opset 17) at node `{}`", node.name)
+        })
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(names.len(), 2);
+    check(
+        "two nodes",
+        &Case::new().network(&graph),
+        65,
+        &[&["no derivative rule"], names.as_slice()].concat(),
+    );
+}
+
+#[test]
+fn networks_that_do_not_fit_are_refused_with_what_to_do() {
+    let case = Case::new();
+    let mut classifier = digits_cnn(10, [1, 8, 8]);
+    classifier.outputs.truncate(1);
+    check(
+        "one head",
+        &case.network(&classifier),
+        65,
+        &["`cl_logits` and `st_logits`", "dkt model attach-heads"],
+    );
+    let output = case.network(&digits_cnn(5, [1, 8, 8]));
+    check("five classes", &output, 65, &["a number of classes of 5, found 10", "network.onnx", "digits"]);
+    let output = case.network(&digits_cnn(10, [3, 8, 8]));
+    check("three channels", &output, 65, &["[3, 8, 8]", "[1, 8, 8]", "network.onnx"]);
+    let output = case.agent(|c| c.model.network = "resnet1000".to_owned());
+    check("an unknown name", &output, 65, &["`resnet1000`", "digits-cnn", "resnet34"]);
+    let file = case.path("text.onnx");
+    fs::write(&file, "not a network").unwrap();
+    let output = case.agent(|c| c.model.network = file.display().to_string());
+    check("a text", &output, 65, &["text.onnx", "not an ONNX file"]);
+    fs::write(&file, digits_cnn(10, [1, 8, 8]).encode()).unwrap();
+    let file = file.display().to_string();
+    let output = run(dkt(["model", "attach-heads", &file, "-o", "x.onnx"]));
+    check("two heads", &output, 65, &["has two heads already"]);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named_in_the_time_allowed() {
+    let url = format!("mqtt://127.0.0.1:{}", free_port());
+    let output = Case::new().agent(|c| {
+        c.exchange.enabled = true;
+        c.exchange.broker.clone_from(&url);
+        c.exchange.connect_timeout_s = 1.0;
+    });
+    check("no broker", &output, 69, &[&url, "within 1 s", "is it running there?"]);
+}
+
+#[test]
+fn an_address_that_is_none_is_a_wrong_configuration() {
+    for url in ["tcp://127.0.0.1:1883", "127.0.0.1:1883", "mqtt://", "mqtt://lab:port"] {
+        let output = Case::new().agent(|c| {
+            c.exchange.enabled = true;
+            c.exchange.broker = url.to_owned();
+        });
+        check(url, &output, 78, &[url, "expected mqtt://host[:port]"]);
+    }
+}
+
+#[test]
+fn an_agent_never_falls_back_to_another_device() {
+    // No machine has a device of that number, whatever its ONNX Runtime was built for.
+    let output = Case::new().agent(|c| c.train.device = "cuda:99".parse().unwrap());
+    check("no such device", &output, 69, &["device `cuda:99` cannot be used", "train.device = \"cpu\""]);
+}
+
+#[test]
+fn a_missing_runtime_library_is_named_with_what_brings_one() {
+    let case = Case::new();
+    let file = config::write(case.folder.path(), &config::alone(case.folder.path(), "alice"));
+    let with = |library: &Path| {
+        let mut command = dkt(["run".as_ref(), file.as_os_str()]);
+        command.env("ORT_DYLIB_PATH", library);
+        run(command)
+    };
+    let library = case.path("libonnxruntime.so");
+    let name = library.display().to_string();
+    check("no library", &with(&library), 69, &[&name, "make runtime", "1.17"]);
+    fs::write(&library, "not a library").unwrap();
+    check("not a library", &with(&library), 69, &[&name, "cannot load ONNX Runtime", "1.17"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let case = Case::new();
+    fs::write(case.path("taken"), "").unwrap();
+    let output = case.agent(|c| c.out = Some(case.path("taken/alice")));
+    check("a file in the way", &output, 74, &["cannot create", "taken/alice"]);
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_an_agent_with_advice() {
+    let output = Case::new().agent(|c| {
+        c.train.learning_rate = 1e30;
+        c.train.clip_norm = 0.0;
+    });
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!(output.stdout, "");
+    let last = output.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("expected a finite loss") && last.contains("a lower learning rate may help"),
+        "{last}"
+    );
+}
+
+#[test]
+fn labs_are_refused_with_the_file_and_the_key() {
+    let case = Case::new();
+    let lab = |text: &str, says: &[&str]| {
+        let file = case.path("lab.toml");
+        fs::write(&file, text).unwrap();
+        let out = case.path("out");
+        let output = run(dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]));
+        check(text, &output, 78, &[&["lab.toml"], says].concat());
+        assert!(!out.exists(), "nothing is made before the lab is read");
+    };
+    lab("title = \"x\"\nagents = []", &["`agents` must be at least one"]);
+    lab(
+        "title = \"x\"\n[defaults]\nfleet = \"f\"\n[[agents]]\nagent = \"a\"\n[[agents]]\nagent = \"a\"",
+        &["`a`"],
+    );
+    lab("title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\n[agents.train]\nepoch = 1", &["`epoch`"]);
+    lab("title = \"x\"\nbrokers = 1\n[[agents]]\nagent = \"a\"\nfleet = \"f\"", &["`brokers`"]);
+}
+
+#[test]
+fn a_broker_needs_a_port_of_its_own() {
+    let taken = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(dkt(["broker", "--listen", &address]));
+    check("a port that is taken", &output, 69, &["cannot start a broker", &address]);
+}
+
+#[test]
+fn data_and_model_of_an_evaluation_must_fit() {
+    let case = Case::new();
+    let model = |graph: Graph| {
+        fs::write(case.path("model.onnx"), graph.encode()).unwrap();
+        let file = case.path("model.onnx");
+        run(dkt(["eval".as_ref(), file.as_os_str(), "--data".as_ref(), "digits".as_ref()]))
+    };
+    let output = model(digits_cnn(10, [3, 8, 8]));
+    check("another size", &output, 65, &["[3, 8, 8]", "[1, 8, 8]"]);
+    check("other classes", &model(digits_cnn(7, [1, 8, 8])), 65, &["has 7 classes, the data 10"]);
+}
