@@ -157,7 +157,12 @@ impl<'a> Agent<'a> {
         };
         agent.resume()?;
         if config.exchange.enabled {
-            agent.link = Some(agent.connect(model_digest(&model))?);
+            let mut link = agent.connect(model_digest(&model))?;
+            if agent.round > Round(0) {
+                // A run that goes on teaches what its network knows already.
+                link.step(ExchangeEvent::RoundStarted(agent.round));
+            }
+            agent.link = Some(link);
         }
         agent.announce(&model);
         Ok(agent)

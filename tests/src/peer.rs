@@ -78,11 +78,22 @@ impl Peer {
     /// # Panics
     /// If none comes, or the connection breaks.
     pub fn next(&mut self, what: &str) -> Delivered {
+        self.find(what, |delivered| Some(delivered.clone()))
+    }
+
+    /// Waits for a message out of which `pick` makes something; those before it are passed over.
+    ///
+    /// # Panics
+    /// If none comes, or the connection breaks.
+    pub fn find<T>(&mut self, what: &str, mut pick: impl FnMut(&Delivered) -> Option<T>) -> T {
         let deadline = Deadline::default();
         loop {
-            if let Some(delivered) = self.delivered.pop_front() {
-                return delivered;
+            while let Some(delivered) = self.delivered.pop_front() {
+                if let Some(picked) = pick(&delivered) {
+                    return picked;
+                }
             }
+            assert!(!deadline.is_over(), "a plain client waited for {what} in vain");
             self.poll(what, deadline).expect("the connection holds");
         }
     }

@@ -1,7 +1,7 @@
 //! Messages as CBOR (RFC 8949), numbers in bulk as typed arrays (RFC 8746). `docs/protocol.cddl` is the boundary.
 //!
 //! Decoding checks everything that can be checked without knowing the peer: version, sizes, finite logits. It
-//! allocates no more than a small multiple of the message's own length.
+//! allocates in proportion to the message's own length, whatever lengths it declares.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -6,10 +6,9 @@ use ::cddl::validate_cbor_from_slice;
 use dkt_agent::exchange::message::Message;
 use dkt_agent::exchange::wire::{decode, encode};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use serde_cbor::Value;
 
-use crate::messages::{any_message, fields, key, one_of_each, with, without};
+use crate::messages::{any_message, fields, key, one_of_each, seeded, with, without};
 
 const CDDL: &str = include_str!("../../../docs/protocol.cddl");
 const KINDS: [&str; 4] = ["status", "demand", "repair", "targets"];
@@ -31,7 +30,7 @@ fn validate(rule: &str, bytes: &[u8]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(seeded(60))]
 
     #[test]
     fn every_encoded_message_is_allowed((_, message) in any_message()) {
@@ -77,7 +76,9 @@ fn a_later_field_is_allowed() {
 fn what_other_writers_may_choose_is_allowed() {
     let single = Value::Tag(85, Box::new(Value::Bytes(vec![0; 24])));
     let [.., (leaf, targets)] = one_of_each();
-    for (name, value) in [("temperature", Value::Integer(2)), ("temperature", 0.1_f64.into()), ("logits", single)] {
+    for (name, value) in
+        [("temperature", Value::Integer(2)), ("temperature", 0.1_f64.into()), ("logits", single)]
+    {
         let bytes = with(&encode(&targets), name, value.clone());
         assert_eq!(validate("targets", &bytes), Ok(()), "`{name}` {value:?}");
         assert!(decode(&leaf, &bytes).is_ok(), "`{name}` {value:?}");

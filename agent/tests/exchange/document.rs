@@ -1,8 +1,11 @@
 //! The examples of docs/protocol.md are what the encoder writes, and say what they are said to say.
 
+use dkt_agent::exchange::engine::{Limits, MAX_PEERS};
 use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Status, TargetChunk};
 use dkt_agent::exchange::topic::Topic;
-use dkt_agent::exchange::wire::{decode, encode};
+use dkt_agent::exchange::wire::{
+    MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_SAMPLES, decode, encode,
+};
 use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
 
@@ -158,4 +161,31 @@ fn every_field_of_every_message_is_described() {
             );
         }
     }
+}
+
+#[test]
+fn the_bounds_and_times_are_those_of_the_code() {
+    let Limits { repair_after, repair_at_most, announce_every, max_target_bytes, max_teaching_bytes } =
+        Limits::default();
+    let rows = [
+        ("message", MAX_MESSAGE_BYTES as u64, " bytes"),
+        ("samples of a data set", MAX_SAMPLES.into(), ""),
+        ("classes", MAX_CLASSES as u64, ""),
+        ("name of a class", MAX_CLASS_NAME_BYTES as u64, " bytes"),
+        ("peers known at once", MAX_PEERS as u64, ""),
+        ("memory of rows held", max_target_bytes as u64, " bytes"),
+        ("memory of demands and views to be labelled", max_teaching_bytes as u64, " bytes"),
+        ("first wait before a repair", repair_after.as_secs(), " s"),
+        ("longest wait before a repair", repair_at_most.as_secs(), " s"),
+        ("between two announcements", announce_every.as_secs(), " s"),
+    ];
+    for (what, n, unit) in rows {
+        let row = format!("| {what} | {}{unit} |", grouped(n));
+        assert!(DOCUMENT.contains(&row), "not in the document: {row}");
+    }
+}
+
+/// With a comma for every thousand.
+fn grouped(n: u64) -> String {
+    if n < 1000 { n.to_string() } else { format!("{},{:03}", grouped(n / 1000), n % 1000) }
 }

@@ -4,131 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dkt_agent::draw::Draw;
-use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, MAX_PEERS};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
-use dkt_agent::exchange::topic::{Leaf, Topic};
+use dkt_agent::exchange::engine::{Action, Event, MAX_PEERS};
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Status, TargetChunk};
+use dkt_agent::exchange::topic::Leaf;
 use dkt_agent::exchange::wire::{MAX_MESSAGE_BYTES, encode};
 use dkt_agent::ids::{AgentId, Digest, Round, SampleId, View};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use crate::fleet::{N_CLASSES, N_SAMPLES, config, millis, name};
-use crate::messages::{any_message, samples};
-
-/// The agent that all this is done to; `peer-…` do it.
-struct Victim {
-    engine: Engine,
-    now: Duration,
-}
-
-fn status(session: u64, round: u64) -> Status {
-    let EngineConfig { data, classes, model, .. } = config(0);
-    Status { state: AgentState::Online, session, data, classes, model, round: Round(round) }
-}
-
-fn chunk(session: u64, round: u64, ids: &[u32], logit: f32) -> TargetChunk {
-    let EngineConfig { data, model, temperature, .. } = config(0);
-    TargetChunk {
-        session,
-        data,
-        model,
-        round: Round(round),
-        temperature,
-        view: View(0),
-        ids: ids.iter().copied().map(SampleId).collect(),
-        logits: vec![logit; ids.len() * N_CLASSES],
-    }
-}
-
-fn demand(n_views: u8, ids: &[u32]) -> Message {
-    Message::Demand(Demand { data: config(0).data, n_views, samples: samples(N_SAMPLES, ids) })
-}
-
-fn all() -> Vec<u32> {
-    (0..N_SAMPLES).collect()
-}
-
-impl Victim {
-    fn new(config: EngineConfig) -> Self {
-        let mut victim = Victim { engine: Engine::new(config), now: Duration::ZERO };
-        victim.step(Event::Connected);
-        victim
-    }
-
-    /// In its first round, with a demand for two views of the first ten samples.
-    fn at_work(config: EngineConfig) -> Self {
-        let mut victim = Victim::new(config);
-        victim.step(Event::RoundStarted(Round(1)));
-        victim.step(Event::Demand { samples: (0..10).map(SampleId).collect(), n_views: 2 });
-        victim
-    }
-
-    fn step(&mut self, event: Event) -> Vec<Action> {
-        self.engine.step(event, self.now)
-    }
-
-    fn hear(&mut self, peer: &str, leaf: Leaf, message: Message) -> Vec<Action> {
-        let topic = Topic { fleet: "fleet".parse().unwrap(), agent: peer.parse().unwrap(), leaf };
-        self.step(Event::Received { topic, message })
-    }
-
-    fn hear_status(&mut self, peer: &str, status: Status) -> Vec<Action> {
-        self.hear(peer, Leaf::Status, Message::Status(status))
-    }
-
-    fn hear_demand(&mut self, peer: &str, message: Message) {
-        self.hear(peer, Leaf::Demand, message);
-    }
-
-    fn hear_repair(&mut self, peer: &str, round: u64, missing: BTreeMap<View, SampleSet>) {
-        let repair = Repair { data: config(0).data, round: Round(round), missing };
-        self.hear(peer, Leaf::Repair { teacher: name(0) }, Message::Repair(repair));
-    }
-
-    fn hear_chunk(&mut self, peer: &str, chunk: TargetChunk) {
-        self.hear(peer, Leaf::Targets { data: chunk.data.short() }, Message::Targets(chunk));
-    }
-
-    /// Ticks until `end`, four times a second.
-    fn run_until(&mut self, end: Duration) -> Vec<Action> {
-        let mut actions = Vec::new();
-        while self.now < end {
-            self.now += millis(250);
-            actions.extend(self.step(Event::Tick));
-        }
-        actions
-    }
-
-    /// Everything that there is to label now.
-    fn label_all(&mut self) -> Vec<(View, SampleId)> {
-        let mut rows = Vec::new();
-        while let Some((view, ids)) = self.engine.next_label_batch(7) {
-            assert!(!ids.is_empty());
-            rows.extend(ids.into_iter().map(|id| (view, id)));
-        }
-        rows
-    }
-
-    fn held(&self, id: u32) -> Option<f32> {
-        let mut row = [0.0; N_CLASSES];
-        self.engine.teacher_row(SampleId(id), View(0), &mut row).then_some(row[0])
-    }
-
-    fn refused(&self, reason: &str) -> u64 {
-        self.engine.stats().refused.get(reason).copied().unwrap_or_default()
-    }
-}
-
-fn repairs(actions: &[Action]) -> Vec<&Repair> {
-    let repair = |action| match action {
-        &Action::Publish { message: Message::Repair(ref repair), .. } => Some(repair),
-        _ => None,
-    };
-    actions.iter().filter_map(repair).collect()
-}
+use crate::messages::{any_message, samples, seeded};
+use crate::victim::{Victim, all, chunk, demand, repairs, status};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(seeded(300))]
 
     /// Messages under right and wrong topics, from peers that fit and peers that do not; with the victim's own data
     /// digest in half of them, so that they get past the first check.
@@ -142,7 +30,7 @@ proptest! {
         let data = config(0).data;
         for ((leaf, mut message), peer, other, own_data) in messages {
             match &mut message {
-                Message::Status(status) if own_data => *status = Status { round: status.round, ..self::status(1, 1) },
+                Message::Status(status) if own_data => *status = Status { round: status.round, ..crate::victim::status(1, 1) },
                 Message::Demand(demand) if own_data => demand.data = data,
                 Message::Repair(repair) if own_data => repair.data = data,
                 Message::Targets(chunk) if own_data => (chunk.data, chunk.session) = (data, 1),
@@ -364,6 +252,9 @@ fn a_late_message_does_not_take_rounds_back_and_a_new_session_does() {
     assert_eq!(lacking, 10, "the second view");
     assert_eq!(victim.hear_status("peer", status(1, 8)), []);
     assert_eq!(victim.engine.n_missing(), lacking);
+    let newest = TargetChunk { view: View(1), ..chunk(1, 9, &[0, 1], 9.0) };
+    victim.hear_chunk("peer", newest);
+    assert_eq!(victim.engine.n_missing(), lacking - 2, "the later round still counts");
 
     assert_eq!(victim.hear_status("peer", status(2, 1)), [], "subscribed once");
     assert_eq!(victim.engine.n_missing(), 20, "all is to be sent anew");
@@ -475,4 +366,25 @@ fn without_a_connection_nothing_is_said_or_labelled() {
         said.iter().map(|a| if let Action::Publish { topic, .. } = a { topic.kind() } else { 9 }).collect();
     assert_eq!(kinds, [0, 1], "status and demand; the connection renews subscriptions");
     assert_eq!(victim.label_all().len(), 1);
+}
+
+#[test]
+fn a_repair_that_may_still_lie_at_the_broker_is_taken_back() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    for view in [0, 1] {
+        victim.hear_chunk("peer", TargetChunk { view: View(view), ..chunk(1, 1, &all(), 1.0) });
+    }
+    let taken_back = |actions: &[Action]| {
+        let cleared = |a: &&Action| matches!(a, Action::Publish { message: Message::Cleared, .. });
+        actions.iter().filter(cleared).count()
+    };
+    assert_eq!(taken_back(&victim.run_until(Duration::from_secs(50))), 1, "of an earlier run");
+    victim.step(Event::Disconnected);
+    victim.step(Event::Connected);
+    let again = victim.run_until(Duration::from_secs(53));
+    let [Action::Publish { topic, message: Message::Cleared, retain: true }] = &again[..] else {
+        panic!("{again:?}")
+    };
+    assert_eq!(topic.to_string(), "dkt/1/fleet/agent-0/repair/peer");
 }

@@ -1,9 +1,12 @@
 //! The exchange of soft targets, against its written protocol, hostile bytes and a fleet with faults.
 
+#![allow(clippy::unwrap_used)]
+
 mod cddl;
 mod document;
 mod fleet;
 mod hostile;
 mod messages;
 mod simulation;
+mod victim;
 mod wire;

@@ -8,7 +8,14 @@ use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_cbor::Value;
+
+/// The same cases every time, so there is nothing to write down about those that failed.
+pub fn seeded(cases: u32) -> ProptestConfig {
+    let rng_seed = RngSeed::Fixed(1);
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 pub fn samples(n_samples: u32, ids: &[u32]) -> SampleSet {
     let mut set = SampleSet::new(n_samples);

@@ -67,7 +67,7 @@ fn some_fleet(seed: u64) -> Fleet {
 fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
     let mut fleet = some_fleet(seed);
     let faults = Faults {
-        loss: if seed % 3 == 0 { 0 } else { fleet.below(300) },
+        loss: if seed.is_multiple_of(3) { 0 } else { fleet.below(300) },
         duplication: fleet.below(200),
         reordering: fleet.below(200),
         late_will: fleet.below(1000),
@@ -89,8 +89,8 @@ fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
 
 /// Everybody has everything, and knows it.
 fn all_are_served(fleet: &Fleet) -> bool {
-    let agents = fleet.agents.iter().enumerate();
-    agents.map(|(agent, student)| fleet.is_served(agent) && student.engine.n_missing() == 0).all(|served| served)
+    let mut agents = fleet.agents.iter().enumerate();
+    agents.all(|(agent, student)| fleet.is_served(agent) && student.engine.n_missing() == 0)
 }
 
 /// Runs until everybody has everything, no longer than until `end`.
@@ -130,7 +130,10 @@ fn once_everything_is_there_only_announcements_are_sent() {
 
         // A question that was taken back and whose taking back got lost stays until the next connection.
         let kept = fleet.retained();
-        assert!(faults.loss > 0 || kept.iter().all(|topic| !topic.contains("/repair/")), "seed {seed}: {kept:?}");
+        assert!(
+            faults.loss > 0 || kept.iter().all(|topic| !topic.contains("/repair/")),
+            "seed {seed}: {kept:?}"
+        );
         let before = fleet.published;
         fleet.run_until(end + Duration::from_secs(600));
         let sent = [0, 1, 2, 3].map(|kind| fleet.published[kind] - before[kind]);
@@ -182,9 +185,13 @@ fn agents_with_other_data_or_classes_exchange_nothing_and_say_so_once() {
                 assert_eq!((engine.stats().rows_applied, engine.stats().chunks_out), (0, 0), "seed {seed}");
             }
         }
-        for said in ["`agent-0` has other classes", "`agent-1` has other classes", "`agent-2` has other data"] {
+        for said in ["`agent-0` has other classes", "`agent-1` has other classes", "`agent-2` has other data"]
+        {
             let warnings = &fleet.agents[3].warnings;
-            assert!(warnings.iter().any(|text| text.starts_with(said)), "seed {seed}: {said} not in {warnings:?}");
+            assert!(
+                warnings.iter().any(|text| text.starts_with(said)),
+                "seed {seed}: {said} not in {warnings:?}"
+            );
         }
     }
 }
@@ -201,6 +208,8 @@ fn an_agent_that_comes_back_with_the_right_data_is_learned_from() {
     (0..2).for_each(|agent| next_round(&mut fleet, agent));
     let end = fleet.now + Duration::from_secs(30);
     run_until_served(&mut fleet, end);
+    let asked: u64 = fleet.agents.iter().map(|agent| agent.engine.stats().repairs_out).sum();
+    assert_eq!(asked, 0, "they have subscribed at once");
 }
 
 #[test]
@@ -248,7 +257,8 @@ fn a_finished_agent_takes_back_what_it_asked_of_others() {
     fleet.mute(1);
     fleet.run_until(Duration::from_secs(30));
     let own = |fleet: &Fleet| {
-        let topics = fleet.retained().into_iter().filter_map(|topic| topic.strip_prefix("dkt/1/fleet/agent-0/"));
+        let topics =
+            fleet.retained().into_iter().filter_map(|topic| topic.strip_prefix("dkt/1/fleet/agent-0/"));
         topics.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(own(&fleet), ["demand", "repair/agent-1", "status"]);

@@ -9,10 +9,9 @@ use dkt_agent::exchange::wire::{
 };
 use dkt_agent::ids::{SampleId, View};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use serde_cbor::Value;
 
-use crate::messages::{any_message, fields, key, one_of_each, samples, with, without};
+use crate::messages::{any_message, fields, key, one_of_each, samples, seeded, with, without};
 
 /// The ends of topics, by what is published there.
 const STATUS: usize = 0;
@@ -38,7 +37,7 @@ fn refusal(kind: usize, name: &str, value: Value) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(seeded(2000))]
 
     #[test]
     fn messages_read_back_as_written((leaf, message) in any_message()) {

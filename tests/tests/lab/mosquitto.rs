@@ -47,19 +47,19 @@ fn agents_say_nothing_that_is_not_in_the_protocol_and_then_goodbye() {
         start(&config)
     });
     let mut gone = BTreeSet::new();
-    while gone.len() < agents.len() {
-        let delivered = everything.next("what agents say");
+    everything.find("the goodbyes of both", |delivered| {
         let topic: Topic = delivered.topic.parse().unwrap();
         match wire::decode(&topic.leaf, &delivered.payload).unwrap() {
             Message::Status(status) if status.state == AgentState::Offline => {
                 gone.insert(topic.agent);
             }
             Message::Targets(_) => {
-                assert!(delivered.payload.len() <= CHUNK_BYTES, "{}", delivered.payload.len())
+                assert!(delivered.payload.len() <= CHUNK_BYTES, "{}", delivered.payload.len());
             }
             _ => {}
         }
-    }
+        (gone.len() == agents.len()).then_some(())
+    });
     for ended in agents.map(Agent::end) {
         exchange::learned_from_its_peer(&ended);
     }
@@ -68,17 +68,17 @@ fn agents_say_nothing_that_is_not_in_the_protocol_and_then_goodbye() {
     assert!(late.subscribe("#"));
     late.publish("the/end", b"", false);
     let mut kept = Vec::new();
-    loop {
-        let delivered = late.next("what is retained");
+    late.find("what is retained", |delivered| {
         if delivered.topic == "the/end" {
-            break;
+            return Some(());
         }
         let topic: Topic = delivered.topic.parse().unwrap();
         let message = wire::decode(&topic.leaf, &delivered.payload).unwrap();
         let says_gone = matches!(message, Message::Status(status) if status.state == AgentState::Offline);
         assert!(says_gone, "{topic} is retained");
         kept.push(topic.agent.to_string());
-    }
+        None
+    });
     kept.sort();
     assert_eq!(kept, ["alice", "bob"]);
 }
@@ -132,14 +132,11 @@ impl Carol {
 
 /// Waits for something that Alice says.
 fn wait_for<T>(peer: &mut Peer, what: &str, mut pick: impl FnMut(&Leaf, Message) -> Option<T>) -> T {
-    loop {
-        let delivered = peer.next(what);
+    peer.find(what, |delivered| {
         let topic: Topic = delivered.topic.parse().unwrap();
         let message = wire::decode(&topic.leaf, &delivered.payload).unwrap();
-        if let Some(picked) = pick(&topic.leaf, message) {
-            return picked;
-        }
-    }
+        pick(&topic.leaf, message)
+    })
 }
 
 fn carols(leaf: Leaf) -> Topic {
