@@ -32,7 +32,9 @@ use crate::stream::batches::{BatchPlan, epoch_batches};
 use crate::stream::replay::ReplayBuffer;
 use crate::stream::{ExperienceStream, StreamError};
 use crate::telemetry::event::{self, Evaluated, Event, Record};
-use crate::train::checkpoint::{self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Newest, Position};
+use crate::train::checkpoint::{
+    self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Newest, Position,
+};
 use crate::train::runtime::{RuntimeError, TrainSession};
 
 /// How often the totals of the exchange are reported.

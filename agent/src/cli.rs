@@ -181,7 +181,8 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     // A TOML error draws the place that it names.
-    let is_drawing = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    let is_drawing =
+        |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
     text.lines().filter(|line| !is_drawing(line)).map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
