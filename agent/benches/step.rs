@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use dkt_agent::train::runtime::{self, Device, Scalars, TrainSession};
+use dkt_agent::train::device::Device;
+use dkt_agent::train::runtime::{self, Scalars, TrainSession};
 use dkt_models::DualHead;
 use dkt_models::step::{StepOptions, TrainingStep};
 use dkt_models::zoo::{self, BuildOptions};

@@ -6,23 +6,23 @@
 
 mod learner;
 mod link;
+mod setup;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dkt_models::step::TrainingStep;
-use dkt_models::zoo::{self, BuildOptions};
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::GradError;
-use onnx_grad::graph::Graph;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::learner::Learner;
 use self::link::Link;
 use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
-use crate::data::{DataError, DataSource};
+use crate::data::{DataError, ImageShape};
 use crate::durable::{self, WriteError};
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
@@ -33,7 +33,7 @@ use crate::stream::replay::ReplayBuffer;
 use crate::stream::{ExperienceStream, StreamError};
 use crate::telemetry::event::{self, Evaluated, Event, Record};
 use crate::train::checkpoint::{
-    self, Checkpoint, CheckpointError, CheckpointStore, Manifest, Newest, Position,
+    self, Checkpoint, CheckpointError, CheckpointStore, EpochSums, Manifest, Newest, Position,
 };
 use crate::train::runtime::{RuntimeError, TrainSession};
 
@@ -41,6 +41,8 @@ use crate::train::runtime::{RuntimeError, TrainSession};
 const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for a message while there is nothing else to do.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// How long after connecting an agent listens before it takes itself to be alone.
+const GREETING_TIME: Duration = Duration::from_secs(1);
 /// Name of the final model in the run's folder.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -62,6 +64,10 @@ pub enum AgentError {
     Write(#[from] WriteError),
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
+    #[error(
+        "`data.crop_padding`: expected less than the smaller side of the images ({shape}), found {padding}"
+    )]
+    CropPadding { padding: u8, shape: ImageShape },
 }
 
 impl From<GradError> for AgentError {
@@ -94,6 +100,16 @@ pub fn run(
     Ok(ending)
 }
 
+/// What a checkpoint must agree with.
+struct Identity {
+    training_graph: Digest,
+    /// Of the training images and their augmentation: what peers must have too.
+    views: Digest,
+    /// Of all data.
+    data: Digest,
+    settings: BTreeMap<String, serde_json::Value>,
+}
+
 struct Agent<'a> {
     config: &'a AgentConfig,
     stop: &'a AtomicBool,
@@ -106,9 +122,11 @@ struct Agent<'a> {
     replay: ReplayBuffer,
     link: Option<Link>,
     checkpoints: CheckpointStore,
-    /// Digests that a checkpoint must agree with: training graph, data, settings.
-    digests: [Digest; 3],
+    identity: Identity,
     position: Position,
+    /// Of the epoch that `position` is in.
+    sums: EpochSums,
+    epochs: Vec<event::Epoch>,
     round: Round,
     evaluated: Vec<Evaluated>,
     out: PathBuf,
@@ -121,22 +139,23 @@ impl<'a> Agent<'a> {
         on_record: &'a mut dyn FnMut(&Record),
     ) -> Result<Self, AgentError> {
         let started = Instant::now();
-        let source = crate::data::load(&config.data.source)?;
+        let source = setup::load_data(config)?;
         let stream = ExperienceStream::class_incremental(
             &source.train,
             &source.test,
             config.stream.experiences,
             &config.stream.class_order,
         )?;
-        let model = load_model(config, &source)?;
+        let model = setup::load_model(config, &source)?;
         let step = TrainingStep::derive(&model, &config.train.step_options())?;
         let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
         let views = ViewFn::new(&source.train, config.data.augmentation());
-        let digests = [
-            Digest(*blake3::hash(&step.train.encode()).as_bytes()),
-            views.digest(),
-            Digest(*blake3::hash(training_settings(config).as_bytes()).as_bytes()),
-        ];
+        let identity = Identity {
+            training_graph: Digest::of(&step.train.encode()),
+            views: views.digest(),
+            data: setup::data_digest(views.digest(), &source),
+            settings: setup::training_settings(config),
+        };
         let out = config.out_dir();
         let checkpoints = CheckpointStore::open(&out.join("checkpoints"), config.checkpoint.keep)?;
         let mut agent = Agent {
@@ -151,15 +170,17 @@ impl<'a> Agent<'a> {
             replay: ReplayBuffer::new(config.replay.capacity, config.seed),
             link: None,
             checkpoints,
-            digests,
+            identity,
             position: Position::default(),
+            sums: EpochSums::default(),
+            epochs: Vec::new(),
             round: Round(0),
             evaluated: Vec::new(),
             out,
         };
         agent.resume()?;
         if config.exchange.enabled {
-            let mut link = agent.connect(model_digest(&model))?;
+            let mut link = agent.connect(Digest::of(&model.graph().encode()))?;
             if agent.round > Round(0) {
                 // A run that goes on teaches what its network knows already.
                 link.step(ExchangeEvent::RoundStarted(agent.round));
@@ -176,11 +197,11 @@ impl<'a> Agent<'a> {
         let engine = EngineConfig {
             agent: config.agent.clone(),
             fleet: config.fleet.clone(),
-            data: self.digests[1],
+            data: self.identity.views,
             model,
             classes: self.learner.source.train.classes.clone(),
             n_samples: self.learner.source.train.len() as u32,
-            session: session(),
+            session: setup::session(),
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
             chunk_bytes: exchange.chunk_bytes,
@@ -207,7 +228,10 @@ impl<'a> Agent<'a> {
             n_steps,
             resumed_at_step: self.position.step,
         }));
-        // A run that goes on tells its whole course, so that its report has every experience.
+        // A run that goes on tells its whole course, so that its report has all of it.
+        for epoch in self.epochs.clone() {
+            self.emit(Event::Epoch(epoch));
+        }
         for evaluated in self.evaluated.clone() {
             self.emit(Event::Evaluated(evaluated));
         }
@@ -236,7 +260,9 @@ impl<'a> Agent<'a> {
                 }
                 self.position.epoch = epoch + 1;
                 self.position.batch = 0;
-                if (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
+                // What an experience came to is always worth telling.
+                let is_last = epoch + 1 == self.config.train.epochs;
+                if is_last || (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
                     self.start_round();
                 }
             }
@@ -262,23 +288,17 @@ impl<'a> Agent<'a> {
             experience: experience as u32,
             epoch,
         });
-        let began = Instant::now();
-        let (mut sums, mut n_rows, mut n_taught, mut n_batches) = ([0.0_f64; 3], 0, 0, 0);
         for ids in batches.iter().skip(self.position.batch as usize) {
+            let began = Instant::now();
             let link = &self.link;
             let trained = self.learner.train(ids, view, |id, view, row| {
                 link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
             })?;
-            let report = trained.report;
-            for (sum, value) in sums.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
-                *sum += f64::from(value);
-            }
-            n_rows += ids.len();
-            n_taught += trained.n_taught;
-            n_batches += 1;
+            self.sums.add(&trained.report, ids.len(), trained.n_taught);
             self.position.batch += 1;
             self.position.step += 1;
             self.teach()?;
+            self.sums.seconds += began.elapsed().as_secs_f64();
             if self.stopped() {
                 self.save_checkpoint()?;
                 return Ok(false);
@@ -288,35 +308,31 @@ impl<'a> Agent<'a> {
                 self.save_checkpoint()?;
             }
         }
-        if n_batches > 0 {
-            let mean = |sum: f64| (sum / f64::from(n_batches)) as f32;
-            self.emit(Event::Epoch(event::Epoch {
-                experience: experience as u32,
-                epoch,
-                step: self.position.step,
-                loss: mean(sums[0]),
-                loss_cl: mean(sums[1]),
-                loss_st: mean(sums[2]),
-                teacher_share: n_taught as f32 / n_rows as f32,
-                samples_per_second: n_rows as f32 / began.elapsed().as_secs_f32().max(1e-6),
-                n_peers: self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32),
-            }));
-        }
+        let n_peers = self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32);
+        let sums = std::mem::take(&mut self.sums);
+        let epoch = sums.means(experience as u32, epoch, self.position.step, n_peers);
+        self.epochs.push(epoch.clone());
+        self.emit(Event::Epoch(epoch));
         Ok(true)
     }
 
-    /// Takes in what has arrived, and labels a bounded number of rows for peers.
-    fn teach(&mut self) -> Result<(), AgentError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+    /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
+    fn teach(&mut self) -> Result<bool, AgentError> {
+        let Some(link) = &mut self.link else { return Ok(false) };
         link.pump();
-        if let Some((view, ids)) = link.engine.next_label_batch(self.config.exchange.rows_per_step) {
+        let wanted = link.engine.next_label_batch(self.config.exchange.rows_per_step);
+        let labelled = wanted.is_some();
+        if let Some((view, ids)) = wanted {
             let logits = self.learner.label(&ids, view)?;
             link.step(ExchangeEvent::Labelled { view, ids, logits });
+        }
+        for message in link.take_warnings() {
+            self.emit(Event::Warning { message });
         }
         if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
             self.report_traffic();
         }
-        Ok(())
+        Ok(labelled)
     }
 
     fn report_traffic(&mut self) {
@@ -334,7 +350,9 @@ impl<'a> Agent<'a> {
             samples.extend_from_slice(self.replay.ids());
             samples.sort_unstable();
             samples.dedup();
-            link.step(ExchangeEvent::Demand { samples, n_views: self.config.data.views });
+            // Views are used in turn, one an epoch: with few epochs the last are never used.
+            let n_views = u32::from(self.config.data.views).min(self.config.train.epochs) as u8;
+            link.step(ExchangeEvent::Demand { samples, n_views });
         }
     }
 
@@ -359,7 +377,6 @@ impl<'a> Agent<'a> {
                     "waited {:.0} s for {wanted} peers, found {found}; training begins without them",
                     self.config.exchange.wait_at_most_s
                 );
-                warn!("{message}");
                 self.emit(Event::Warning { message });
                 return;
             }
@@ -378,18 +395,19 @@ impl<'a> Agent<'a> {
     }
 
     fn save_checkpoint(&mut self) -> Result<(), AgentError> {
-        let [model, data, settings] = self.digests;
         let checkpoint = Checkpoint {
             manifest: Manifest {
                 version: checkpoint::VERSION,
                 agent: self.config.agent.clone(),
-                model,
-                data,
-                settings,
+                training_graph: self.identity.training_graph,
+                data: self.identity.data,
+                settings: self.identity.settings.clone(),
                 position: self.position,
+                sums: self.sums,
                 replay_n_seen: self.replay.n_seen(),
                 replay_ids: self.replay.ids().iter().map(|id| id.0).collect(),
                 round: self.round,
+                epochs: self.epochs.clone(),
                 evaluated: self.evaluated.clone(),
             },
             tensors: self.learner.session.state()?,
@@ -402,21 +420,26 @@ impl<'a> Agent<'a> {
     fn resume(&mut self) -> Result<(), AgentError> {
         let Newest { found, damaged } = self.checkpoints.newest()?;
         for error in damaged {
-            warn!("{error}; using the one before");
+            let instead = if found.is_some() { "using the one before" } else { "training starts anew" };
+            self.emit(Event::Warning { message: format!("{error}; {instead}") });
         }
         let Some((path, Checkpoint { manifest, tensors })) = found else { return Ok(()) };
-        let [model, data, settings] = self.digests;
-        let same = [
-            ("agent", self.config.agent.to_string(), manifest.agent.to_string()),
-            ("data set", data.to_string(), manifest.data.to_string()),
+        let Identity { training_graph, data, settings, .. } = &self.identity;
+        let digests = |what, now: &Digest, saved: &Digest| {
+            (now != saved).then(|| (what, now.to_string(), saved.to_string()))
+        };
+        let agent = &self.config.agent;
+        let difference = (manifest.agent != *agent)
+            .then(|| ("agent", agent.to_string(), manifest.agent.to_string()))
+            .or_else(|| digests("data set", data, &manifest.data))
             // Before the network: the training graph depends on the configuration too.
-            ("training configuration", settings.to_string(), manifest.settings.to_string()),
-            ("network", model.to_string(), manifest.model.to_string()),
-        ];
-        for (what, expected, found) in same {
-            if expected != found {
-                return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
-            }
+            .or_else(|| {
+                let (now, saved) = setup::different_setting(settings, &manifest.settings)?;
+                Some(("training configuration", now, saved))
+            })
+            .or_else(|| digests("network", training_graph, &manifest.training_graph));
+        if let Some((what, expected, found)) = difference {
+            return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
         }
         info!(path = %path.display(), step = manifest.position.step, "resuming");
         self.learner.session.restore(&tensors, manifest.position.step)?;
@@ -424,6 +447,8 @@ impl<'a> Agent<'a> {
         self.replay.restore(manifest.replay_n_seen, ids);
         self.position = manifest.position;
         self.round = manifest.round;
+        self.sums = manifest.sums;
+        self.epochs = manifest.epochs;
         self.evaluated = manifest.evaluated;
         Ok(())
     }
@@ -462,59 +487,17 @@ impl<'a> Agent<'a> {
             link.step(ExchangeEvent::Finished);
         }
         while let Some(link) = &mut self.link {
-            if link.engine.all_peers_finished()
-                || self.stop.load(Ordering::Relaxed)
-                || Instant::now() >= deadline
-            {
+            // Who is there is known only some time after the connection.
+            let alone = link.engine.all_peers_finished() && link.age() >= GREETING_TIME;
+            if alone || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
                 break;
             }
-            link.pump_or_wait(IDLE_WAIT);
-            self.teach()?;
+            if !self.teach()?
+                && let Some(link) = &mut self.link
+            {
+                link.pump_or_wait(IDLE_WAIT);
+            }
         }
         Ok(())
     }
-}
-
-/// A network of the zoo fitted to the data, or the user's own file checked against it.
-fn load_model(config: &AgentConfig, source: &DataSource) -> Result<DualHead, AgentError> {
-    let network = &config.model.network;
-    let shape = source.train.shape;
-    let input = [shape.channels, shape.height, shape.width].map(usize::from);
-    let classes = source.train.classes.len();
-    let graph = if network.ends_with(".onnx") {
-        Graph::read(network.as_ref()).map_err(ModelError::from)?
-    } else {
-        let seed = config.model.seed.unwrap_or(config.seed);
-        zoo::build(network, &BuildOptions { seed, classes, input })?
-    };
-    let model = DualHead::from_graph(graph)?;
-    let mismatch = |what, expected: String, found: String| AgentError::Mismatch {
-        network: network.clone(),
-        data: config.data.source.clone(),
-        what,
-        expected,
-        found,
-    };
-    if model.input_dims() != input {
-        return Err(mismatch("inputs of", format!("{:?}", model.input_dims()), format!("{input:?}")));
-    }
-    if model.n_classes() != classes {
-        return Err(mismatch("a number of classes of", model.n_classes().to_string(), classes.to_string()));
-    }
-    Ok(model)
-}
-
-fn model_digest(model: &DualHead) -> Digest {
-    Digest(*blake3::hash(&model.graph().encode()).as_bytes())
-}
-
-/// Differs between two runs of an agent: microseconds since 1970.
-fn session() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |d| d.as_micros() as u64)
-}
-
-/// The settings that decide how training goes on: a checkpoint of others cannot be resumed.
-fn training_settings(config: &AgentConfig) -> String {
-    format!("{} {:?} {:?} {:?} {:?}", config.seed, config.data, config.stream, config.train, config.replay)
 }

@@ -6,8 +6,8 @@ mod model;
 mod run;
 mod testbed;
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -59,7 +59,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Agent(AgentError),
     #[error(transparent)]
     Model(#[from] dkt_models::ModelError),
     #[error(transparent)]
@@ -82,6 +82,8 @@ pub(crate) enum CliError {
     Write(#[from] WriteError),
     #[error("cannot {action} `{}`", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{}` would be overwritten by what is made of it; choose another output", .path.display())]
+    SameFile { path: PathBuf },
     #[error("agent `{agent}` ended with exit code {code}; its messages are in `{}`", .log.display())]
     Child { agent: String, code: u8, log: PathBuf },
     #[cfg(not(feature = "broker"))]
@@ -93,6 +95,7 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         /// Data or model refused.
         const DATA: u8 = 65;
+        const USAGE: u8 = 2;
         const NO_INPUT: u8 = 66;
         const UNAVAILABLE: u8 = 69;
         const IO: u8 = 74;
@@ -100,47 +103,82 @@ impl CliError {
         if let CliError::Child { code, .. } = self {
             return *code;
         }
-        if self.is_not_found() {
-            return NO_INPUT;
+        match self.unread_file() {
+            Some(io::ErrorKind::NotFound) => return NO_INPUT,
+            Some(_) => return IO,
+            None => {}
         }
         match self {
-            CliError::Config(_) | CliError::Stream(_) | CliError::Agent(AgentError::Stream(_)) => CONFIG,
-            CliError::Exchange(ExchangeError::Url { .. })
-            | CliError::Agent(AgentError::Exchange(ExchangeError::Url { .. })) => CONFIG,
-            CliError::Data(DataError::Unknown { .. })
-            | CliError::Agent(AgentError::Data(DataError::Unknown { .. })) => NO_INPUT,
+            CliError::SameFile { .. } => USAGE,
+            CliError::Config(_) | CliError::Stream(_) => CONFIG,
+            CliError::Data(DataError::Unknown { .. }) => NO_INPUT,
             CliError::Model(_)
             | CliError::Graph(_)
             | CliError::Read(_)
             | CliError::Data(_)
             | CliError::Eval(_) => DATA,
-            CliError::Agent(AgentError::Model(_) | AgentError::Data(_) | AgentError::Mismatch { .. }) => DATA,
-            CliError::Runtime(e) | CliError::Agent(AgentError::Runtime(e)) => match e {
+            CliError::Runtime(e) => match e {
                 RuntimeError::LibraryNotFound { .. }
                 | RuntimeError::LoadLibrary { .. }
                 | RuntimeError::Provider { .. } => UNAVAILABLE,
+                // Training that diverged does so again.
+                RuntimeError::NotFinite { .. } | RuntimeError::StateNotFinite { .. } => CONFIG,
                 _ => 1,
             },
-            CliError::Exchange(_) | CliError::Agent(AgentError::Exchange(_)) => UNAVAILABLE,
-            CliError::Checkpoint(e) | CliError::Agent(AgentError::Checkpoint(e)) => match e {
+            CliError::Exchange(e) => match e {
+                ExchangeError::BrokerUnreachable { .. }
+                | ExchangeError::Thread(_)
+                | ExchangeError::Listen { .. } => UNAVAILABLE,
+                _ => CONFIG,
+            },
+            CliError::Checkpoint(e) => match e {
                 CheckpointError::Mismatch { .. } | CheckpointError::Version { .. } => CONFIG,
+                CheckpointError::InUse { .. } => UNAVAILABLE,
                 _ => IO,
             },
-            CliError::Io { .. } | CliError::Write(_) | CliError::Agent(AgentError::Write(_)) => IO,
+            CliError::Agent(AgentError::Mismatch { .. }) => DATA,
+            CliError::Agent(AgentError::CropPadding { .. }) => CONFIG,
+            CliError::Io { .. } | CliError::Write(_) => IO,
             _ => 1,
         }
     }
 
-    /// Whether somewhere below this error is a file that is not there.
-    fn is_not_found(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+    /// Why a file to be read could not be, if that is what this error is about.
+    fn unread_file(&self) -> Option<io::ErrorKind> {
+        let is_about_input = match self {
+            CliError::Exchange(e) => matches!(e, ExchangeError::Certificate { .. }),
+            CliError::Config(_)
+            | CliError::Model(_)
+            | CliError::Read(_)
+            | CliError::Data(_)
+            | CliError::Eval(_) => true,
+            // What a command writes, and what an agent keeps for itself, is no input.
+            _ => false,
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = is_about_input.then_some(self as _);
         while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                return io.kind() == std::io::ErrorKind::NotFound;
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return Some(error.kind());
             }
             cause = error.source();
         }
-        false
+        None
+    }
+}
+
+/// An agent's errors are those of its parts.
+impl From<AgentError> for CliError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Model(e) => CliError::Model(e),
+            AgentError::Data(e) => CliError::Data(e),
+            AgentError::Stream(e) => CliError::Stream(e),
+            AgentError::Runtime(e) => CliError::Runtime(e),
+            AgentError::Exchange(e) => CliError::Exchange(e),
+            AgentError::Checkpoint(e) => CliError::Checkpoint(e),
+            AgentError::Write(e) => CliError::Write(e),
+            AgentError::Mismatch { .. } | AgentError::CropPadding { .. } => CliError::Agent(error),
+        }
     }
 }
 
@@ -165,7 +203,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dkt: {}", chain(&error));
+            // Where nobody reads it, the exit code still tells.
+            let _ = writeln!(std::io::stderr().lock(), "dkt: {}", chain(&error));
             ExitCode::from(error.exit_code())
         }
     }
@@ -176,8 +215,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(error.to_string().trim_end());
+        let reason = error.to_string();
+        // Some errors of others say their cause themselves.
+        if !text.ends_with(reason.trim_end()) {
+            text.push_str(": ");
+            text.push_str(reason.trim_end());
+        }
         cause = error.source();
     }
     // A TOML error draws the place that it names.
@@ -186,6 +229,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     text.lines().filter(|line| !is_drawing(line)).map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
-fn io_error<'a>(action: &'static str, path: &'a std::path::Path) -> impl Fn(std::io::Error) -> CliError + 'a {
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> CliError + 'a {
     move |source| CliError::Io { action, path: path.to_owned(), source }
+}
+
+/// Writes to standard output. That its reader has seen enough and gone is no error.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(io_error("write to", Path::new("standard output"))(e))
+        }
+        _ => Ok(()),
+    }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::view::Augmentation;
 use crate::ids::{AgentId, FleetId};
 use crate::stream::ClassOrder;
-use crate::train::runtime::Device;
+use crate::train::device::Device;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -26,6 +26,11 @@ pub enum ConfigError {
     #[error("`{}`: two agents are called `{agent}`; give each a name of its own", .path.display())]
     DuplicateAgent { path: PathBuf, agent: String },
 }
+
+/// Most threads of one operator.
+const MAX_THREADS: usize = 1024;
+/// Most rows in a mini-batch, and most labelled for peers after a step: they are in memory at once.
+const MAX_BATCH: usize = 65_536;
 
 /// Configuration of one agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -237,6 +242,23 @@ impl OptimizerConfig {
     }
 }
 
+impl OptimizerConfig {
+    /// Whether every constant is in the range in which the method is defined.
+    fn is_sound(self) -> bool {
+        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
+        match self {
+            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
+                not_negative(momentum) && not_negative(weight_decay) && (momentum > 0.0 || !nesterov)
+            }
+            OptimizerConfig::Adam { beta1, beta2, eps, weight_decay }
+            | OptimizerConfig::AdamW { beta1, beta2, eps, weight_decay } => {
+                let decays = |beta: f64| (0.0..1.0).contains(&beta);
+                decays(beta1) && decays(beta2) && not_negative(eps) && eps > 0.0 && not_negative(weight_decay)
+            }
+        }
+    }
+}
+
 impl From<OptimizerConfig> for Optimizer {
     fn from(config: OptimizerConfig) -> Self {
         match config {
@@ -393,7 +415,7 @@ impl AgentConfig {
         let exchange = &self.exchange;
         let finite_positive = |v: f32| v.is_finite() && v > 0.0;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [(&'static str, bool, &'static str, String); 18] = [
+        let checks: [(&'static str, bool, &'static str, String); 20] = [
             ("data.views", self.data.views > 0, "at least 1", self.data.views.to_string()),
             (
                 "stream.experiences",
@@ -401,9 +423,25 @@ impl AgentConfig {
                 "at least 1",
                 self.stream.experiences.to_string(),
             ),
-            ("train.threads", train.threads > 0, "at least 1", train.threads.to_string()),
+            (
+                "train.threads",
+                (1..=MAX_THREADS).contains(&train.threads),
+                "between 1 and 1024",
+                train.threads.to_string(),
+            ),
+            (
+                "train.optimizer",
+                train.optimizer.is_sound(),
+                "beta1 and beta2 from 0 to below 1, eps above 0, momentum and weight_decay finite and not below 0, and a momentum with nesterov",
+                format!("{:?}", train.optimizer),
+            ),
             ("train.epochs", train.epochs > 0, "at least 1", train.epochs.to_string()),
-            ("train.batch_size", train.batch_size > 0, "at least 1", train.batch_size.to_string()),
+            (
+                "train.batch_size",
+                (1..=MAX_BATCH).contains(&train.batch_size),
+                "between 1 and 65536",
+                train.batch_size.to_string(),
+            ),
             (
                 "train.learning_rate",
                 finite_positive(train.learning_rate),
@@ -430,8 +468,8 @@ impl AgentConfig {
             ),
             (
                 "replay.batch_size",
-                self.replay.capacity == 0 || self.replay.batch_size > 0,
-                "at least 1 where there is a replay capacity",
+                self.replay.capacity == 0 || (1..=MAX_BATCH).contains(&self.replay.batch_size),
+                "between 1 and 65536 where there is a replay capacity",
                 self.replay.batch_size.to_string(),
             ),
             (
@@ -442,8 +480,8 @@ impl AgentConfig {
             ),
             (
                 "exchange.rows_per_step",
-                exchange.rows_per_step > 0,
-                "at least 1",
+                (1..=MAX_BATCH).contains(&exchange.rows_per_step),
+                "between 1 and 65536",
                 exchange.rows_per_step.to_string(),
             ),
             (
@@ -469,6 +507,12 @@ impl AgentConfig {
                 seconds(exchange.connect_timeout_s) && exchange.connect_timeout_s > 0.0,
                 "more than 0 and at most 1000000 seconds",
                 exchange.connect_timeout_s.to_string(),
+            ),
+            (
+                "exchange.teachers",
+                !exchange.teachers.contains(&self.agent),
+                "names of other agents",
+                format!("its own, `{}`", self.agent),
             ),
             (
                 "exchange.tls",

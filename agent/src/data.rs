@@ -116,6 +116,13 @@ impl Normalization {
         Normalization { mean, std }
     }
 
+    fn is_usable(&self, n_channels: usize) -> bool {
+        self.mean.len() == n_channels
+            && self.std.len() == n_channels
+            && self.mean.iter().all(|v| v.is_finite())
+            && self.std.iter().all(|v| v.is_finite() && *v > 0.0)
+    }
+
     /// Writes one image, normalised.
     pub fn apply(&self, image: &[u8], out: &mut [f32]) {
         let plane = image.len() / self.mean.len();
@@ -172,7 +179,11 @@ impl TrainedOn {
     ///
     /// # Errors
     /// [`DataError::Format`] if there is something else under its keys.
-    pub fn read(metadata: &BTreeMap<String, String>, path: &Path) -> Result<Self, DataError> {
+    pub fn read(
+        metadata: &BTreeMap<String, String>,
+        n_channels: usize,
+        path: &Path,
+    ) -> Result<Self, DataError> {
         fn entry<T: DeserializeOwned>(
             metadata: &BTreeMap<String, String>,
             key: &str,
@@ -185,10 +196,15 @@ impl TrainedOn {
                 found: error.to_string(),
             })
         }
-        Ok(TrainedOn {
-            classes: entry(metadata, CLASSES_KEY, path)?,
-            normalization: entry(metadata, NORMALIZATION_KEY, path)?,
-        })
+        let normalization: Option<Normalization> = entry(metadata, NORMALIZATION_KEY, path)?;
+        if let Some(found) = normalization.as_ref().filter(|n| !n.is_usable(n_channels)) {
+            return Err(DataError::Format {
+                path: path.to_owned(),
+                expected: format!("a mean and a std above 0 for each of {n_channels} channels"),
+                found: format!("mean {:?}, std {:?}", found.mean, found.std),
+            });
+        }
+        Ok(TrainedOn { classes: entry(metadata, CLASSES_KEY, path)?, normalization })
     }
 }
 
@@ -212,12 +228,14 @@ mod tests {
     fn a_model_file_tells_what_it_was_trained_on() {
         let source = load("digits").unwrap();
         let path = Path::new("model.onnx");
-        let read = TrainedOn::read(&source.metadata(), path).unwrap();
+        let read = TrainedOn::read(&source.metadata(), 1, path).unwrap();
         assert_eq!(read.classes, Some(source.train.classes.clone()));
         assert_eq!(read.normalization, Some(source.normalization.clone()));
-        assert_eq!(TrainedOn::read(&BTreeMap::new(), path).unwrap(), TrainedOn::default());
+        assert_eq!(TrainedOn::read(&BTreeMap::new(), 1, path).unwrap(), TrainedOn::default());
         let other = BTreeMap::from([(CLASSES_KEY.to_owned(), "cat,dog".to_owned())]);
-        assert!(TrainedOn::read(&other, path).unwrap_err().to_string().contains("dkt.classes"));
+        assert!(TrainedOn::read(&other, 1, path).unwrap_err().to_string().contains("dkt.classes"));
+        let error = TrainedOn::read(&source.metadata(), 3, path).unwrap_err().to_string();
+        assert!(error.contains("for each of 3 channels, found mean [4."), "{error}");
     }
 
     #[test]

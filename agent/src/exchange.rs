@@ -9,6 +9,7 @@ pub mod connection;
 pub mod engine;
 pub mod message;
 pub mod target_store;
+mod tls;
 pub mod topic;
 pub mod wire;
 

@@ -25,7 +25,7 @@ pub enum StreamError {
 
 /// The order in which classes come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a seed (a whole number from 0 on) or a list of all class indices")]
 pub enum ClassOrder {
     /// A shuffle of all classes.
     Seed(u64),

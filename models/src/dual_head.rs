@@ -19,8 +19,11 @@ pub struct DualHead {
 
 impl DualHead {
     /// # Errors
-    /// [`ModelError::Input`] and [`ModelError::Outputs`] with what was found instead.
+    /// [`ModelError::Input`] and [`ModelError::Outputs`] with what was found instead; [`ModelError::TrainingGraph`].
     pub fn from_graph(graph: Graph) -> Result<Self, ModelError> {
+        if graph.metadata.contains_key(onnx_grad::CONTRACT_KEY) {
+            return Err(ModelError::TrainingGraph);
+        }
         let input_dims = image_input(&graph)?;
         let refused =
             || ModelError::Outputs { found: graph.outputs.iter().map(show).collect::<Vec<_>>().join(", ") };

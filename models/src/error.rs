@@ -18,6 +18,8 @@ pub enum ModelError {
         "expected outputs `cl_logits` and `st_logits` of float32 [batch, classes], found {found}; attach heads with `dkt model attach-heads`"
     )]
     Outputs { found: String },
+    #[error("this is a training step; give the forward file that it was derived from")]
+    TrainingGraph,
     #[error("cannot attach heads: expected a classifier that ends in a linear layer, found {found}")]
     NoClassifier { found: String },
     #[error("the network has two heads already")]

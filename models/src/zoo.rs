@@ -25,11 +25,14 @@ pub struct BuildOptions {
 /// name and number.
 type Backbone = fn(&mut Layers, &str, usize) -> Result<(String, usize), onnx_grad::GradError>;
 
+/// Smallest height and width: after three halvings something is left.
+const MIN_SIZE: usize = 8;
+
 /// One line of the table.
 pub struct Network {
     pub name: &'static str,
     pub description: &'static str,
-    /// Default input C, H, W; also the smallest height and width.
+    /// Default input C, H, W.
     pub input: [usize; 3],
     /// Default number of classes.
     pub classes: usize,
@@ -108,8 +111,8 @@ pub fn build(name: &str, options: &BuildOptions) -> Result<Graph, ModelError> {
     if options.classes == 0 {
         return Err(ModelError::NoClasses);
     }
-    if c == 0 || h < network.input[1] || w < network.input[2] {
-        let expected = [1, network.input[1], network.input[2]];
+    if c == 0 || h < MIN_SIZE || w < MIN_SIZE {
+        let expected = [1, MIN_SIZE, MIN_SIZE];
         return Err(ModelError::InputTooSmall { network: network.name, expected, found: options.input });
     }
     let mut layers = Layers::new(network.name, options)?;

@@ -1,5 +1,7 @@
 //! Every network of the zoo: built, derived, trained a few steps on ONNX Runtime.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../onnx-grad/tests/support/mod.rs"]
 mod support;
 
@@ -75,6 +77,20 @@ impl Trainer {
 #[test]
 fn slim_resnet18_has_as_many_parameters_as_published() {
     assert_eq!(model("slim-resnet18").n_parameters(), 1_125_340);
+}
+
+#[test]
+fn every_network_takes_images_of_other_sizes_and_refuses_those_too_small() {
+    for network in zoo::list() {
+        let sized = |input| zoo::build(network.name, &BuildOptions { seed: 1, classes: 3, input });
+        for input in [[1, 28, 28], [3, 8, 8], [2, 13, 40]] {
+            let model = DualHead::from_graph(sized(input).unwrap()).unwrap();
+            assert_eq!(model.input_dims(), input, "{}", network.name);
+        }
+        for input in [[1, 7, 8], [1, 8, 7], [0, 8, 8]] {
+            assert!(matches!(sized(input), Err(ModelError::InputTooSmall { .. })), "{}", network.name);
+        }
+    }
 }
 
 #[test]

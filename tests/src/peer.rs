@@ -31,7 +31,11 @@ impl Peer {
     ///
     /// # Errors
     /// [`ConnectionError`] if the broker refuses.
-    pub fn connect(port: u16, id: &str, tls: Option<(&TlsConfig, bool)>) -> Result<Self, ConnectionError> {
+    pub fn connect(
+        port: u16,
+        id: &str,
+        tls: Option<(&TlsConfig, bool)>,
+    ) -> Result<Self, Box<ConnectionError>> {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
         if let Some((tls, shown)) = tls {
@@ -102,7 +106,7 @@ impl Peer {
         &mut self,
         what: &str,
         mut pick: impl FnMut(&Packet) -> Option<T>,
-    ) -> Result<T, ConnectionError> {
+    ) -> Result<T, Box<ConnectionError>> {
         let deadline = Deadline::default();
         loop {
             if let Some(picked) = self.poll(what, deadline)?.as_ref().and_then(&mut pick) {
@@ -112,9 +116,10 @@ impl Peer {
     }
 
     /// Goes on by one event; messages that are delivered are kept.
-    fn poll(&mut self, what: &str, deadline: Deadline) -> Result<Option<Packet>, ConnectionError> {
+    fn poll(&mut self, what: &str, deadline: Deadline) -> Result<Option<Packet>, Box<ConnectionError>> {
         let event = self.connection.recv_timeout(deadline.left());
-        let event = event.unwrap_or_else(|e| panic!("a plain client waited for {what} in vain: {e:?}"))?;
+        let Ok(event) = event else { panic!("a plain client waited for {what} in vain") };
+        let event = event?;
         let Event::Incoming(packet) = event else { return Ok(None) };
         if let Packet::Publish(publish) = &packet {
             let payload = publish.payload.to_vec();

@@ -289,11 +289,13 @@ impl Ended {
     }
 
     pub fn evaluated(&self) -> Vec<&Evaluated> {
-        let evaluated = |event| match event {
-            &Event::Evaluated(ref evaluated) => Some(evaluated),
-            _ => None,
-        };
-        self.events.iter().filter_map(evaluated).collect()
+        let mut all = Vec::new();
+        for event in &self.events {
+            if let Event::Evaluated(evaluated) = event {
+                all.push(evaluated);
+            }
+        }
+        all
     }
 
     /// What it has sent and received of one kind of message in the end.

@@ -4,8 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::{Connection, ConnectionConfig, Incoming};
 use crate::exchange::engine::{Action, Engine, EngineConfig, Event};
@@ -18,6 +16,8 @@ pub(crate) struct Link {
     pub engine: Engine,
     connection: Connection,
     started: Instant,
+    /// What the engine has to say to a person and has not been told yet; it says each thing once.
+    warnings: Vec<String>,
 }
 
 impl Link {
@@ -28,7 +28,7 @@ impl Link {
     pub fn start(engine: EngineConfig, connection: ConnectionConfig) -> Result<Self, ExchangeError> {
         let engine = Engine::new(engine);
         let connection = Connection::start(connection, engine.last_will())?;
-        Ok(Link { engine, connection, started: Instant::now() })
+        Ok(Link { engine, connection, started: Instant::now(), warnings: Vec::new() })
     }
 
     /// Takes in what has arrived and sends what follows from it.
@@ -66,9 +66,18 @@ impl Link {
                 Action::Publish { topic, message, retain } => {
                     self.connection.publish(topic, message, retain);
                 }
-                Action::Warn(text) => warn!("{text}"),
+                Action::Warn(text) => self.warnings.push(text),
             }
         }
+    }
+
+    /// Time since the connection.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     pub fn traffic(&self) -> Traffic {

@@ -16,7 +16,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let mut signals = super::run::Signals::listen()
         .map_err(super::io_error("listen for", std::path::Path::new("signals")))?;
     let broker = crate::exchange::broker::EmbeddedBroker::start(arguments.listen)?;
-    println!("listening on mqtt://{}; end with Ctrl-C", broker.addr());
+    super::print(&format!("listening on mqtt://{}; end with Ctrl-C\n", broker.addr()))?;
     signals.wait();
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let source = crate::data::load(&arguments.data)?;
     let model = DualHead::from_graph(Graph::read(&arguments.model)?)?;
-    let trained_on = TrainedOn::read(&model.graph().metadata, &arguments.model)?;
+    let trained_on = TrainedOn::read(&model.graph().metadata, model.input_dims()[0], &arguments.model)?;
     if let Some(expected) = trained_on.classes.filter(|classes| *classes != source.test.classes) {
         return Err(EvalError::ClassNames { expected, found: source.test.classes }.into());
     }
@@ -40,9 +40,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     if arguments.json {
         let json = serde_json::to_string_pretty(&evaluation)
             .map_err(|e| super::io_error("write", "standard output".as_ref())(e.into()))?;
-        println!("{json}");
+        super::print(&format!("{json}\n"))
     } else {
-        print!("{}", evaluation.to_table());
+        super::print(&evaluation.to_table().to_string())
     }
-    Ok(())
 }

@@ -9,9 +9,13 @@ use dkt_models::zoo::{self, BuildOptions};
 use dkt_models::{DualHead, inspect};
 use onnx_grad::graph::Graph;
 
-use super::CliError;
+use super::{CliError, print};
 use crate::config::{DistillLoss, OptimizerConfig, TrainConfig};
 use crate::durable;
+use crate::exchange::wire::MAX_CLASSES;
+
+/// Channels, rows or columns of an input.
+const MAX_INPUT_SIZE: usize = 4096;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -27,7 +31,7 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Number of classes of both heads [default: the network's own]
-        #[arg(long)]
+        #[arg(long, value_parser = parse_classes)]
         classes: Option<usize>,
         /// Input as CHANNELSxHEIGHTxWIDTH [default: the network's own]
         #[arg(long, value_parser = parse_input, value_name = "CxHxW")]
@@ -49,7 +53,7 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "MODEL.onnx")]
         output: PathBuf,
         /// Number of classes of both heads [default: the classifier's own]
-        #[arg(long)]
+        #[arg(long, value_parser = parse_classes)]
         classes: Option<usize>,
         /// Seed of the new heads' weights
         #[arg(long, default_value_t = 0)]
@@ -67,7 +71,7 @@ pub(super) enum Command {
         #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
         optimizer: OptimizerName,
         /// L2 norm to which the gradient is clipped; 0 for no clipping
-        #[arg(long, default_value_t = 5.0)]
+        #[arg(long, default_value_t = 5.0, value_parser = parse_clip_norm, allow_negative_numbers = true)]
         clip_norm: f32,
     },
 }
@@ -102,13 +106,15 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
             write(&graph, &output)?;
         }
         Command::Inspect { model, parameters } => {
-            print!("{}", inspect::inspect(&Graph::read(&model)?).to_text(parameters));
+            print(&inspect::inspect(&Graph::read(&model)?).to_text(parameters))?;
         }
         Command::AttachHeads { model, output, classes, seed } => {
+            keep_apart(&model, &output)?;
             let graph = attach_heads(&Graph::read(&model)?, &AttachOptions { classes, seed })?;
             write(&graph, &output)?;
         }
         Command::Derive { model, output, loss, optimizer, clip_norm } => {
+            keep_apart(&model, &output)?;
             let config = TrainConfig {
                 distill: crate::config::DistillConfig {
                     loss: match loss {
@@ -130,22 +136,31 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
             let model = DualHead::from_graph(Graph::read(&model)?)?;
             let step = TrainingStep::derive(&model, &config.step_options())?;
             write(&step.train, &output)?;
-            println!(
-                "{} state tensors; feed each `<name>` and take `<name>.next` after every step",
+            print(&format!(
+                "{} state tensors; feed each `<name>` and take `<name>.next` after every step\n",
                 step.state.len()
-            );
+            ))?;
         }
     }
     Ok(())
 }
 
+/// A network is not replaced by what is made of it: a training step, for one, holds no weights.
+fn keep_apart(model: &Path, output: &Path) -> Result<(), CliError> {
+    match (model.canonicalize(), output.canonicalize()) {
+        (Ok(model), Ok(output)) if model == output => Err(CliError::SameFile { path: output }),
+        _ => Ok(()),
+    }
+}
+
 fn list() -> Result<(), CliError> {
-    println!("{:<16} {:>11} {:>9} {:>9}  description", "network", "input", "classes", "params");
+    let mut text =
+        format!("{:<16} {:>11} {:>9} {:>9}  description\n", "network", "input", "classes", "params");
     for network in zoo::list() {
         let [c, h, w] = network.input;
         let n_parameters = network.n_parameters()?;
-        println!(
-            "{:<16} {:>11} {:>9} {:>9}  {}",
+        text += &format!(
+            "{:<16} {:>11} {:>9} {:>9}  {}\n",
             network.name,
             format!("{c}x{h}x{w}"),
             network.classes,
@@ -153,19 +168,29 @@ fn list() -> Result<(), CliError> {
             network.description
         );
     }
-    Ok(())
+    print(&text)
 }
 
 fn write(graph: &Graph, path: &Path) -> Result<(), CliError> {
     let bytes = graph.encode();
     durable::write(path, &bytes)?;
-    println!("{}: {} nodes, {} bytes", path.display(), graph.nodes.len(), bytes.len());
-    Ok(())
+    print(&format!("{}: {} nodes, {} bytes\n", path.display(), graph.nodes.len(), bytes.len()))
 }
 
 fn parse_input(text: &str) -> Result<[usize; 3], String> {
-    let sizes: Option<Vec<usize>> = text.split('x').map(|s| s.parse().ok().filter(|n| *n > 0)).collect();
-    sizes
-        .and_then(|s| <[usize; 3]>::try_from(s).ok())
-        .ok_or_else(|| "expected CHANNELSxHEIGHTxWIDTH, for example 3x32x32".to_owned())
+    let size = |s: &str| s.parse().ok().filter(|n| (1..=MAX_INPUT_SIZE).contains(n));
+    let sizes: Option<Vec<usize>> = text.split('x').map(size).collect();
+    sizes.and_then(|s| <[usize; 3]>::try_from(s).ok()).ok_or_else(|| {
+        format!("expected CHANNELSxHEIGHTxWIDTH, each from 1 to {MAX_INPUT_SIZE}, for example 3x32x32")
+    })
+}
+
+fn parse_classes(text: &str) -> Result<usize, String> {
+    let n_classes = text.parse().ok().filter(|n| (1..=MAX_CLASSES).contains(n));
+    n_classes.ok_or_else(|| format!("expected from 1 to {MAX_CLASSES} classes"))
+}
+
+fn parse_clip_norm(text: &str) -> Result<f32, String> {
+    let norm = text.parse().ok().filter(|norm: &f32| norm.is_finite() && *norm >= 0.0);
+    norm.ok_or_else(|| "expected 0 or a positive number".to_owned())
 }

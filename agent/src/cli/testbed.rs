@@ -2,24 +2,26 @@
 //! without.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{CliError, io_error};
+use super::{CliError, io_error, print};
 use crate::config::lab::LabConfig;
 use crate::config::{AgentConfig, ConfigError};
 use crate::report::record::{Arm, LabRecord, RunRecord};
 use crate::telemetry::event::Record;
 use crate::telemetry::progress::{Progress, Style};
 
-/// Lines from agents that wait to be shown. A full queue makes the agent's pipe fill, and the agent wait for
-/// its own output; it is drained by a loop that does nothing else.
+/// Lines from agents that wait to be shown. When the queue is full, the agents' pipes fill, and then the agents
+/// wait a second at most and drop lines (`telemetry::progress`): training does not stop. The loop that drains the
+/// queue waits for a terminal that shows bars, for an agent that is ending, and a second at most for the reader of
+/// its own lines.
 const QUEUE_LINES: usize = 1024;
 
 #[derive(clap::Args)]
@@ -37,42 +39,83 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let lab = LabConfig::read(&arguments.lab)?;
-    clear(&arguments.out)?;
     let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
     let broker = start_broker(&lab)?;
+    // Everything that can be refused is, before the results of an earlier lab are gone.
+    let arms = plan(&lab, &broker.url, &arguments)?;
+    clear(&arguments.out)?;
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
-    let arms: &[(&str, bool)] = if lab.control {
-        &[("exchange on", true), ("exchange off", false)]
-    } else {
-        &[("exchange on", true)]
-    };
-    for (name, exchange) in arms {
-        let dir = if *exchange { arguments.out.clone() } else { arguments.out.join("exchange-off") };
-        record.arms.push(run_arm(
-            name,
-            *exchange,
-            &lab.agents,
-            &broker.url,
-            &dir,
-            arguments.progress,
-            &stop,
-        )?);
+    for (name, agents) in &arms {
+        record.arms.push(run_arm(name, agents, arguments.progress, &stop)?);
         if stop.is_set() {
             break;
         }
     }
     crate::report::metrics_csv::write(&record, &arguments.out.join("metrics.csv"))?;
     crate::report::html::write(&record, &arguments.out.join("report.html"))?;
-    println!("{}", crate::report::table::render(&record));
+    let mut text = format!("{}\n", crate::report::table::render(&record));
     if stop.is_set() {
-        println!("Stopped: the agents are shown as far as they came.");
+        text += "Stopped: the agents are shown as far as they came.\n";
     }
-    println!("Written to {}:", arguments.out.display());
-    println!("  report.html, metrics.csv");
+    text += &format!("Written to {}:\n  report.html, metrics.csv\n", arguments.out.display());
     for agent in &lab.agents {
-        println!("  {}/model.onnx", agent.agent);
+        text += &format!("  {}/model.onnx\n", agent.agent);
     }
-    Ok(())
+    print(&text)
+}
+
+/// Folder of the control's agents, beside those of the agents that exchange.
+const CONTROL_DIR: &str = "exchange-off";
+
+/// An agent as it is going to run.
+struct Planned {
+    name: String,
+    out: PathBuf,
+    /// Its own configuration, as it could also be run by hand.
+    toml: String,
+}
+
+/// The agents of every arm of the lab, checked with the settings that the testbed makes.
+fn plan(
+    lab: &LabConfig,
+    broker: &str,
+    arguments: &Arguments,
+) -> Result<Vec<(&'static str, Vec<Planned>)>, CliError> {
+    if lab.agents.iter().any(|agent| agent.agent.as_str() == CONTROL_DIR) {
+        return Err(CliError::Config(ConfigError::Value {
+            path: arguments.lab.clone(),
+            key: "agents.agent",
+            expected: "another name, as the folder of that name is the control's",
+            found: format!("`{CONTROL_DIR}`"),
+        }));
+    }
+    let arm = |exchange: bool, dir: &Path| -> Result<Vec<Planned>, CliError> {
+        lab.agents.iter().map(|agent| plan_agent(agent, exchange, broker, dir, &arguments.lab)).collect()
+    };
+    let mut arms = vec![("exchange on", arm(true, &arguments.out)?)];
+    if lab.control {
+        arms.push(("exchange off", arm(false, &arguments.out.join(CONTROL_DIR))?));
+    }
+    Ok(arms)
+}
+
+fn plan_agent(
+    agent: &AgentConfig,
+    exchange: bool,
+    broker: &str,
+    dir: &Path,
+    lab: &Path,
+) -> Result<Planned, CliError> {
+    let mut config = agent.clone();
+    let out = dir.join(config.agent.as_str());
+    config.out = Some(out.clone());
+    // One that never exchanges does not in any arm.
+    config.exchange.enabled &= exchange;
+    broker.clone_into(&mut config.exchange.broker);
+    config.validate(lab)?;
+    let toml = toml::to_string(&config)
+        .map_err(|e| ConfigError::Read { path: lab.to_owned(), source: std::io::Error::other(e) })?;
+    Ok(Planned { name: config.agent.to_string(), out, toml })
 }
 
 /// The broker of the lab, stopped when this is dropped.
@@ -117,8 +160,8 @@ fn clear(out: &Path) -> Result<(), CliError> {
     fs::write(out.join(MARKER), "").map_err(io_error("write to", out))
 }
 
-/// Hands SIGTERM and SIGINT on to the agents, which save and end. They are in process groups of their own, so
-/// that a Ctrl-C reaches them by this way alone.
+/// Hands signals on to the agents as SIGTERM, on which they save and end. They are in process groups of their own,
+/// so that a Ctrl-C reaches them by this way alone.
 #[derive(Clone, Default)]
 struct Stop(Arc<Mutex<StopState>>);
 
@@ -190,24 +233,16 @@ impl Drop for Children {
     }
 }
 
-fn run_arm(
-    name: &str,
-    exchange: bool,
-    agents: &[AgentConfig],
-    broker: &str,
-    dir: &Path,
-    style: Style,
-    stop: &Stop,
-) -> Result<Arm, CliError> {
-    let names: Vec<String> = agents.iter().map(|a| a.agent.to_string()).collect();
+fn run_arm(name: &str, agents: &[Planned], style: Style, stop: &Stop) -> Result<Arm, CliError> {
+    let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
     let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
     let mut children = Children(Vec::new());
     for (index, agent) in agents.iter().enumerate() {
-        children.0.push(start(agent, exchange, broker, dir, index, lines.clone())?);
+        children.0.push(start(agent, index, lines.clone())?);
     }
     drop(lines);
     stop.watch(&children);
-    eprintln!("{name}: {}", names.join(", "));
+    tell(&format!("{name}: {}\n", names.join(", ")));
     let mut progress = Progress::new(style, &names);
     let mut runs = vec![RunRecord::default(); agents.len()];
     for (index, output) in received {
@@ -222,15 +257,29 @@ fn run_arm(
                 let status = child.wait().map_err(io_error("wait for", log))?;
                 if !status.success() {
                     progress.finish();
-                    eprint!("{}", fs::read_to_string(&*log).unwrap_or_default());
-                    let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
-                    return Err(CliError::Child { agent: agent.clone(), code, log: log.clone() });
+                    tell(&fs::read_to_string(&*log).unwrap_or_default());
+                    return Err(CliError::Child {
+                        agent: agent.clone(),
+                        code: exit_code(status),
+                        log: log.clone(),
+                    });
                 }
             }
         }
     }
     progress.finish();
     Ok(Arm { name: name.to_owned(), agents: runs })
+}
+
+/// Writes to standard error; where nobody reads that, the lab goes on.
+fn tell(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// The code as a shell tells it: 128 and its number for a signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// What comes from an agent.
@@ -240,26 +289,16 @@ enum Output {
     End,
 }
 
-/// Writes the agent's own configuration, as it could also be run by hand, and starts it.
+/// Writes the agent's own configuration and starts it.
 fn start(
-    agent: &AgentConfig,
-    exchange: bool,
-    broker: &str,
-    dir: &Path,
+    agent: &Planned,
     index: usize,
     lines: mpsc::SyncSender<(usize, Output)>,
 ) -> Result<(String, Child, PathBuf), CliError> {
-    let mut config = agent.clone();
-    let out = dir.join(config.agent.as_str());
-    fs::create_dir_all(&out).map_err(io_error("create", &out))?;
-    config.out = Some(out.clone());
-    config.exchange.enabled = exchange;
-    broker.clone_into(&mut config.exchange.broker);
+    let Planned { name, out, toml } = agent;
+    fs::create_dir_all(out).map_err(io_error("create", out))?;
     let path = out.join("agent.toml");
-    config.validate(&path)?;
-    let text = toml::to_string(&config)
-        .map_err(|e| ConfigError::Read { path: path.clone(), source: std::io::Error::other(e) })?;
-    fs::write(&path, text).map_err(io_error("write", &path))?;
+    fs::write(&path, toml).map_err(io_error("write", &path))?;
     let log = out.join("agent.log");
     let stderr = File::create(&log).map_err(io_error("create", &log))?;
     let exe = std::env::current_exe().map_err(io_error("find", Path::new("dkt")))?;
@@ -285,5 +324,5 @@ fn start(
         }
         let _ = lines.send((index, Output::End));
     });
-    Ok((config.agent.to_string(), child, log))
+    Ok((name.clone(), child, log))
 }

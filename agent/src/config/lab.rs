@@ -33,8 +33,11 @@ struct LabFile {
     agents: Vec<toml::Table>,
 }
 
+/// The lab's own broker, in the place of a URL.
+pub const EMBEDDED: &str = "embedded";
+
 fn embedded() -> String {
-    "embedded".to_owned()
+    EMBEDDED.to_owned()
 }
 
 impl LabConfig {
@@ -49,9 +52,12 @@ impl LabConfig {
         for table in file.agents {
             let mut merged = file.defaults.clone();
             lay_over(&mut merged, table);
-            let config: AgentConfig = merged
+            let mut config: AgentConfig = merged
                 .try_into()
                 .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+            if file.broker != EMBEDDED {
+                file.broker.clone_into(&mut config.exchange.broker);
+            }
             config.validate(path)?;
             if !names.insert(config.agent.clone()) {
                 return Err(ConfigError::DuplicateAgent {

@@ -11,7 +11,7 @@ pub fn argmax(row: &[f32]) -> usize {
     best
 }
 
-/// R[i][j]: accuracy (0 to 1) on the test samples of experience j after training experience i.
+/// `R[i][j]`: accuracy (0 to 1) on the test samples of experience j after training experience i.
 ///
 /// Rows may be missing at the end, while a run goes on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,19 +29,20 @@ impl AccuracyMatrix {
         &self.rows
     }
 
-    /// Mean accuracy on the experiences trained so far, after experience `i`: mean of R[i][0..=i]
+    /// Mean accuracy on the experiences trained so far, after experience `i`: mean of `R[i][0..=i]`
     /// (Lopez-Paz and Ranzato 2017, ACC, for the last i).
     pub fn average_accuracy(&self, i: usize) -> Option<f64> {
         mean(self.rows.get(i)?.get(..=i)?.iter().copied())
     }
 
-    /// Mean over the earlier experiences of R[j][j] - R[T][j], T the last trained: what was known right after
-    /// learning and is not any more. `None` before the second experience.
+    /// Mean over the earlier experiences of `R[j][j] - R[T][j]`, T the last trained: what was known right after
+    /// learning and is not any more. Avalanche's definition; Chaudhry et al. 2018 take the largest accuracy ever
+    /// seen in the place of the first. `None` before the second experience.
     pub fn forgetting(&self) -> Option<f64> {
         self.backward_transfer().map(|transfer| -transfer)
     }
 
-    /// Mean over the earlier experiences of R[T][j] - R[j][j] (Lopez-Paz and Ranzato 2017, BWT).
+    /// Mean over the earlier experiences of `R[T][j] - R[j][j]` (Lopez-Paz and Ranzato 2017, BWT).
     pub fn backward_transfer(&self) -> Option<f64> {
         let (last, earlier) = self.rows.split_last()?;
         let change = earlier.iter().enumerate().map(|(j, row)| Some(last.get(j)? - row.get(j)?));

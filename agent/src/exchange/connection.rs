@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::message::Message;
 use super::topic::{KINDS, Topic};
-use super::wire;
+use super::{tls, wire};
 use crate::config::AgentConfig;
 use crate::draw::Draw;
 use crate::ids::AgentId;
@@ -41,8 +41,14 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(60);
 /// After this many failures in a row the client is made anew, in case its state is what fails.
 const FAILURES_BEFORE_RENEWAL: u32 = 5;
+/// A connection that has held for so long is a good one: the wait after it begins anew.
+const STEADY: Duration = Duration::from_secs(10);
+/// After this many connections that broke at once a person is told what may be the reason.
+const FAILURES_BEFORE_HINT: u32 = 3;
 /// For sending what is queued when the agent ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether that is done.
+const STOP_POLL: Duration = Duration::from_millis(20);
 /// Between two warnings about messages that cannot be read.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -50,9 +56,19 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub enum ExchangeError {
     #[error("broker URL: expected mqtt://host[:port] or mqtts://host[:port], found `{found}`")]
     Url { found: String },
+    #[error("broker URL: a user name and password in it are not supported; use mqtts:// and a certificate")]
+    Credentials,
+    #[error("`{}`: expected the certificate of an authority", .path.display())]
+    Authority { path: PathBuf, source: rustls::Error },
     #[error("cannot read `{}`", .path.display())]
     Certificate { path: PathBuf, source: std::io::Error },
-    #[error("no connection to the broker at {url} within {seconds:.0} s; is it running there?")]
+    #[error("`{}`: expected {expected}, found something else", .path.display())]
+    Pem { path: PathBuf, expected: &'static str, source: rustls::pki_types::pem::Error },
+    #[error("certificate `{}` and key `{}` cannot be used together", .cert.display(), .key.display())]
+    KeyPair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error(
+        "no connection to the broker at {url} within {seconds:.0} s; is it running there? `dkt broker` starts one for trying things out, and `exchange.enabled = false` trains without"
+    )]
     BrokerUnreachable { url: String, seconds: f64, source: Option<Box<ConnectionError>> },
     #[error("cannot start the connection's thread")]
     Thread(#[source] std::io::Error),
@@ -77,21 +93,12 @@ impl ConnectionConfig {
     pub fn new(config: &AgentConfig) -> Result<Self, ExchangeError> {
         let exchange = &config.exchange;
         let (host, port) = parse_url(&exchange.broker)?;
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|source| ExchangeError::Certificate { path: path.clone(), source })
-        };
-        let tls = match &exchange.tls {
-            None => None,
-            Some(tls) => {
-                // Only the first call installs the provider; the others find it there.
-                let _ = rustls::crypto::ring::default_provider().install_default();
-                Some(TlsConfiguration::Simple {
-                    ca: read(&tls.ca)?,
-                    alpn: None,
-                    client_auth: Some((read(&tls.cert)?, read(&tls.key)?)),
-                })
-            }
-        };
+        let tls = exchange
+            .tls
+            .as_ref()
+            .map(tls::client_config)
+            .transpose()?
+            .map(|c| TlsConfiguration::Rustls(Arc::new(c)));
         Ok(ConnectionConfig {
             agent: config.agent.clone(),
             url: exchange.broker.clone(),
@@ -124,6 +131,9 @@ fn parse_url(url: &str) -> Result<(String, u16), ExchangeError> {
         _ => return Err(refused()),
     };
     let rest = rest.trim_end_matches('/');
+    if rest.contains('@') {
+        return Err(ExchangeError::Credentials);
+    }
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| refused())?),
         _ => (rest, default_port),
@@ -161,6 +171,8 @@ impl Counters {
 struct Shared {
     connected: AtomicBool,
     stopping: AtomicBool,
+    /// Messages queued or sent that the broker has not acknowledged.
+    unacked: AtomicU64,
     filters: Mutex<BTreeSet<String>>,
     counters: Counters,
 }
@@ -257,6 +269,7 @@ impl Connection {
             && self.shared.connected.load(Ordering::Relaxed)
             && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
         if sent {
+            self.shared.unacked.fetch_add(1, Ordering::Relaxed);
             self.shared.counters.count(kind, 0, n_bytes);
         } else {
             self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -283,20 +296,27 @@ impl Connection {
         self.shared.counters.unreadable.load(Ordering::Relaxed)
     }
 
-    /// Sends what is queued, within a bounded time, and disconnects.
+    /// Sends what is queued and waits for the broker to acknowledge it, both for a bounded time, and disconnects.
     pub fn stop(mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let connected = |shared: &Shared| shared.connected.load(Ordering::Relaxed);
+        while connected(&self.shared) && self.shared.unacked.load(Ordering::Relaxed) > 0 {
+            if Instant::now() >= deadline || !self.drain_inbox() {
+                break;
+            }
+        }
         self.shared.stopping.store(true, Ordering::Relaxed);
         if lock(&self.client).try_disconnect().is_err() {
             return;
         }
-        let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        // The inbox closes when the thread ends.
-        while !thread.is_finished() && Instant::now() < deadline {
-            if let Err(RecvTimeoutError::Disconnected) = self.inbox.recv_timeout(Duration::from_millis(20)) {
-                break;
-            }
-        }
+        while !thread.is_finished() && Instant::now() < deadline && self.drain_inbox() {}
+    }
+
+    /// Makes room for what arrives, for a short time. False once the polling thread has ended.
+    fn drain_inbox(&mut self) -> bool {
+        let received = self.inbox.recv_timeout(STOP_POLL);
+        !matches!(received, Err(RecvTimeoutError::Disconnected))
     }
 }
 
@@ -325,11 +345,12 @@ impl Poller {
     async fn run(mut self, mut event_loop: EventLoop) {
         set_network(&mut event_loop);
         let mut n_failures = 0;
+        let mut connected_at = None;
         loop {
             match event_loop.poll().await {
                 Ok(event) => {
                     if let Event::Incoming(Packet::ConnAck(_)) = event {
-                        n_failures = 0;
+                        connected_at = Some(Instant::now());
                     }
                     if matches!(event, Event::Outgoing(Outgoing::Disconnect)) || !self.handle(event) {
                         return;
@@ -339,8 +360,13 @@ impl Poller {
                     if self.shared.stopping.load(Ordering::Relaxed) {
                         return;
                     }
+                    // One that breaks at once is no better than none: two agents of one name, of which the broker
+                    // drops the other each time, must not keep it busy.
+                    if connected_at.take().is_some_and(|at| at.elapsed() >= STEADY) {
+                        n_failures = 0;
+                    }
                     n_failures += 1;
-                    self.disconnected(error);
+                    self.disconnected(error, n_failures);
                     if n_failures % FAILURES_BEFORE_RENEWAL == 0 {
                         let (client, renewed) =
                             AsyncClient::new(self.config.options(&self.will), OUTBOX_MESSAGES);
@@ -361,9 +387,17 @@ impl Poller {
         Duration::from_millis(millis)
     }
 
-    fn disconnected(&mut self, error: ConnectionError) {
+    fn disconnected(&mut self, error: ConnectionError, n_failures: u32) {
+        self.shared.unacked.store(0, Ordering::Relaxed);
         if self.shared.connected.swap(false, Ordering::Relaxed) {
             warn!(broker = self.config.url, %error, "connection lost; trying again");
+            if n_failures == FAILURES_BEFORE_HINT {
+                let agent = self.config.agent.as_str();
+                warn!(
+                    agent,
+                    "it was lost soon after each connection; is another agent of this name connected?"
+                );
+            }
             self.forward(Incoming::Disconnected);
         } else {
             debug!(broker = self.config.url, %error, "no connection");
@@ -390,6 +424,12 @@ impl Poller {
                 self.publish(&publish.topic, &publish.payload);
                 true
             }
+            Event::Incoming(Packet::PubAck(_)) => {
+                // Saturating: those of an earlier connection may still count.
+                let less = |n: u64| Some(n.saturating_sub(1));
+                let _ = self.shared.unacked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                true
+            }
             Event::Incoming(Packet::SubAck(ack)) => {
                 if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
                     warn!(
@@ -408,11 +448,10 @@ impl Poller {
             Ok(topic) => topic,
             Err(error) => return self.unreadable(&error),
         };
-        if topic.agent == self.config.agent {
-            // The broker sends an agent's own status and demand back to it.
-            return;
+        // The broker sends an agent's own status and demand back to it.
+        if topic.agent != self.config.agent {
+            self.shared.counters.count(topic.kind(), 1, payload.len());
         }
-        self.shared.counters.count(topic.kind(), 1, payload.len());
         match wire::decode(&topic.leaf, payload) {
             Ok(message) => self.forward(Incoming::Message { topic, message: Box::new(message) }),
             Err(error) => self.unreadable(&error),
@@ -461,7 +500,9 @@ mod tests {
         check("mqtts://lab.example/", "lab.example", 8883);
         check("mqtt://[::1]:1885", "::1", 1885);
         check("mqtt://[::1]", "::1", 1883);
-        for url in ["broker:1883", "http://broker", "mqtt://", "mqtt://a:b", "mqtt://a/b"] {
+        for url in
+            ["broker:1883", "http://broker", "mqtt://", "mqtt://a:b", "mqtt://a/b", "mqtt://user:secret@a"]
+        {
             assert!(parse_url(url).is_err(), "{url}");
         }
     }

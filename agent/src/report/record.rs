@@ -18,13 +18,17 @@ pub struct Arm {
     pub agents: Vec<RunRecord>,
 }
 
+/// Measurements of traffic that are kept of a run, however long it is: when they are as many, every second one
+/// goes.
+const MAX_TRAFFIC: usize = 1024;
+
 /// One agent's run, whole or as far as it came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunRecord {
     pub started: Option<Started>,
     pub epochs: Vec<Epoch>,
     pub heads: Vec<HeadRecord>,
-    /// (seconds since the start, totals until then).
+    /// (seconds since the start, totals until then); the older, the sparser.
     pub traffic: Vec<(f64, Traffic)>,
     pub finished: Option<Finished>,
 }
@@ -54,7 +58,16 @@ impl RunRecord {
                     self.heads[i].stream.push(accuracy.stream);
                 }
             }
-            Event::Traffic(traffic) => self.traffic.push((record.t_s, traffic.clone())),
+            Event::Traffic(traffic) => {
+                if self.traffic.len() >= MAX_TRAFFIC {
+                    let mut i = 0;
+                    self.traffic.retain(|_| {
+                        i += 1;
+                        i % 2 == 1
+                    });
+                }
+                self.traffic.push((record.t_s, traffic.clone()));
+            }
             Event::Finished(finished) => self.finished = Some(finished.clone()),
             Event::Checkpointed { .. } | Event::Warning { .. } => {}
         }

@@ -32,7 +32,8 @@ pub fn render(record: &LabRecord) -> String {
 }
 
 fn accuracies(head: &HeadRecord, n: usize) -> String {
-    let percent = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v));
+    // Adding 0 makes -0 a plain 0.
+    let percent = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v + 0.0));
     let mut text = String::new();
     for i in 0..n {
         let _ = write!(text, "{:>7}", percent(head.matrix.average_accuracy(i)));

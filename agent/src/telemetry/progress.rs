@@ -1,6 +1,9 @@
 //! How a run is shown while it goes on: bars on a terminal, plain lines elsewhere, JSON lines for programs.
 //!
-//! Bars and lines go to standard error, JSON to standard output.
+//! Bars and lines go to standard error, JSON to standard output. A slow reader of lines does not stop the run:
+//! it is told later how many were dropped.
+
+mod lines;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -8,6 +11,7 @@ use std::io::{IsTerminal, Write};
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use self::lines::Lines;
 use super::event::{Epoch, Event, Record, Started};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,7 +34,14 @@ struct Agent {
 
 pub struct Progress {
     style: Style,
+    bars: MultiProgress,
     agents: BTreeMap<String, Agent>,
+    /// Where lines go; none with bars, and none after the end.
+    lines: Option<Lines>,
+    /// Lines dropped since that was last told.
+    n_dropped: u64,
+    /// Time of the last record.
+    t_s: f64,
 }
 
 impl Progress {
@@ -50,15 +61,21 @@ impl Progress {
             bar.set_prefix(format!("{name:<width$}"));
             (name.clone(), Agent { bar, started: None })
         };
-        Progress { style, agents: agents.iter().map(agent).collect() }
+        let agents = agents.iter().map(agent).collect();
+        let lines = match style {
+            Style::Json => Some(Lines::start(std::io::stdout())),
+            Style::Plain => Some(Lines::start(std::io::stderr())),
+            Style::Bar | Style::Auto => None,
+        };
+        Progress { style, bars, agents, lines, n_dropped: 0, t_s: 0.0 }
     }
 
-    /// Shows one event of an agent.
+    /// Shows one event of an agent. Waits a second at most for whoever reads lines.
     pub fn on(&mut self, name: &str, record: &Record) {
+        self.t_s = record.t_s;
         if self.style == Style::Json {
             if let Ok(line) = serde_json::to_string(record) {
-                // Whoever read the lines has gone; the run does not depend on it.
-                let _ = writeln!(std::io::stdout().lock(), "{line}");
+                self.line(line, is_worth_a_wait(&record.event));
             }
             return;
         }
@@ -76,22 +93,71 @@ impl Progress {
         if let (Event::Finished(_), Style::Bar) = (&record.event, self.style) {
             agent.bar.abandon();
         }
-        if self.style == Style::Plain
-            && let Some(line) = plain_line(name, record, agent.started.as_ref())
-        {
-            eprintln!("{line}");
+        let Some(line) = plain_line(name, record, agent.started.as_ref()) else { return };
+        match (self.style, &record.event) {
+            (Style::Plain, event) => self.line(line, is_worth_a_wait(event)),
+            (_, Event::Warning { .. }) => self.line_above_bars(&line),
+            _ => {}
         }
     }
 
-    /// Leaves the terminal as it should be.
-    pub fn finish(&self) {
+    fn line(&mut self, line: String, is_worth_a_wait: bool) {
+        let Some(lines) = &mut self.lines else { return };
+        if is_worth_a_wait && self.n_dropped > 0 && lines.offer(dropped(self.style, self.n_dropped, self.t_s))
+        {
+            self.n_dropped = 0;
+        }
+        let is_queued = if is_worth_a_wait { lines.push(line) } else { lines.offer(line) };
+        self.n_dropped += u64::from(!is_queued);
+    }
+
+    fn line_above_bars(&self, line: &str) {
+        // A terminal that has gone shows nothing; the run does not depend on it.
+        let _ = if self.bars.is_hidden() {
+            writeln!(std::io::stderr().lock(), "{line}")
+        } else {
+            self.bars.println(line)
+        };
+    }
+
+    /// Leaves the terminal as it should be, and waits a few seconds at most for what is not yet written.
+    pub fn finish(&mut self) {
+        if let Some(lines) = self.lines.take() {
+            lines.finish((self.n_dropped > 0).then(|| dropped(self.style, self.n_dropped, self.t_s)));
+        }
         for agent in self.agents.values().filter(|a| !a.bar.is_finished()) {
             agent.bar.abandon();
         }
-        if self.style == Style::Bar {
+        if self.style == Style::Bar && !self.agents.is_empty() {
             // Finished bars leave the cursor at the end of the last one.
-            eprintln!();
+            let _ = writeln!(std::io::stderr().lock());
         }
+        self.agents.clear();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Whether an event may keep the run waiting for a moment: those that come seldom, and that nothing replaces.
+fn is_worth_a_wait(event: &Event) -> bool {
+    match event {
+        Event::Started(_) | Event::Evaluated(_) | Event::Warning { .. } | Event::Finished(_) => true,
+        Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => false,
+    }
+}
+
+/// The line that tells of `n` others which are missing.
+fn dropped(style: Style, n: u64, t_s: f64) -> String {
+    let message = format!("{n} lines of progress were dropped: their reader was too slow");
+    if style == Style::Json {
+        let record = Record { t_s, event: Event::Warning { message } };
+        serde_json::to_string(&record).expect("invariant: a warning is JSON")
+    } else {
+        format!("{t_s:>7.1} s  warning: {message}")
     }
 }
 
@@ -160,5 +226,13 @@ mod tests {
         );
         let record = Record { t_s: 0.0, event: Event::Checkpointed { step: 1, size_bytes: 1 } };
         assert_eq!(plain_line("alice", &record, None), None);
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_as_a_warning() {
+        let record: Record = serde_json::from_str(&dropped(Style::Json, 3, 1.5)).unwrap();
+        assert!(matches!(record.event, Event::Warning { message } if message.starts_with("3 lines ")));
+        let line = dropped(Style::Plain, 3, 1.5);
+        assert!(line.starts_with("    1.5 s  warning: 3 lines of progress were dropped"), "{line}");
     }
 }

@@ -5,7 +5,7 @@
 //! one after.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,18 @@ use onnx_grad::graph::{DataType, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::runtime::StepReport;
 use crate::durable::{self, TEMPORARY_SUFFIX, WriteError};
 use crate::ids::{AgentId, Digest, Round};
-use crate::telemetry::event::Evaluated;
+use crate::telemetry::event::{Epoch, Evaluated};
 
 /// Version of the manifest that this build writes.
 pub const VERSION: u32 = 1;
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".safetensors";
+const DAMAGED_EXTENSION: &str = "damaged";
+/// A file that the run which owns the folder has locked.
+const LOCK_NAME: &str = ".lock";
 const MANIFEST_KEY: &str = "dkt.manifest";
 const CHECKSUM_KEY: &str = "dkt.blake3";
 
@@ -30,6 +34,8 @@ pub enum CheckpointError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("`{}` is in use by another run; give each agent an `out` of its own", .path.display())]
+    InUse { path: PathBuf },
     #[error("checkpoint `{}` is damaged: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("checkpoint `{}` has version {found}, expected at most {VERSION}; use a newer dkt", .path.display())]
@@ -52,23 +58,65 @@ pub struct Position {
     pub step: u64,
 }
 
+/// What an epoch has come to so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochSums {
+    /// Of the whole, the continual-learning head's and the student head's losses, batch by batch.
+    pub losses: [f64; 3],
+    pub n_batches: u32,
+    pub n_rows: u64,
+    /// Rows that had a teacher.
+    pub n_taught: u64,
+    pub seconds: f64,
+}
+
+impl EpochSums {
+    pub fn add(&mut self, report: &StepReport, n_rows: usize, n_taught: usize) {
+        for (sum, loss) in self.losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
+            *sum += f64::from(loss);
+        }
+        self.n_batches += 1;
+        self.n_rows += n_rows as u64;
+        self.n_taught += n_taught as u64;
+    }
+
+    pub fn means(&self, experience: u32, epoch: u32, step: u64, n_peers: u32) -> Epoch {
+        let [loss, loss_cl, loss_st] = self.losses.map(|sum| (sum / f64::from(self.n_batches.max(1))) as f32);
+        let n_rows = self.n_rows as f64;
+        Epoch {
+            experience,
+            epoch,
+            step,
+            loss,
+            loss_cl,
+            loss_st,
+            teacher_share: (self.n_taught as f64 / n_rows.max(1.0)) as f32,
+            samples_per_second: (n_rows / self.seconds.max(1e-6)) as f32,
+            n_peers,
+        }
+    }
+}
+
 /// Everything about a checkpoint that is not a tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     pub version: u32,
     pub agent: AgentId,
-    /// Digest of the training graph.
-    pub model: Digest,
-    /// Digest of the data set and its augmentation.
+    pub training_graph: Digest,
+    /// Digest of all data and their augmentation.
     pub data: Digest,
-    /// Digest of those settings that decide how training goes on.
-    pub settings: Digest,
+    /// Those settings that decide how training goes on, by their keys.
+    pub settings: BTreeMap<String, serde_json::Value>,
     pub position: Position,
+    /// Of the epoch that `position` is in.
+    pub sums: EpochSums,
     /// Samples offered to the replay buffer so far, and those it holds.
     pub replay_n_seen: u64,
     pub replay_ids: Vec<u32>,
     /// The agent's last round as a teacher.
     pub round: Round,
+    /// The course of training so far.
+    pub epochs: Vec<Epoch>,
     /// Accuracies after the experiences trained so far.
     pub evaluated: Vec<Evaluated>,
 }
@@ -91,16 +139,24 @@ pub struct Newest {
 pub struct CheckpointStore {
     dir: PathBuf,
     keep: usize,
+    /// Locked as long as this lives.
+    _lock: File,
 }
 
 impl CheckpointStore {
     /// Makes the folder, and clears it of what a killed agent left unfinished.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] if the folder cannot be made or cleared.
+    /// [`CheckpointError::InUse`] if another run has it; [`CheckpointError::Io`] if the folder cannot be made or
+    /// cleared.
     pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
         fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
-        let store = CheckpointStore { dir: dir.to_owned(), keep };
+        let lock = File::create(dir.join(LOCK_NAME)).map_err(io_error("lock", dir))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => CheckpointError::InUse { path: dir.to_owned() },
+            TryLockError::Error(source) => io_error("lock", dir)(source),
+        })?;
+        let store = CheckpointStore { dir: dir.to_owned(), keep, _lock: lock };
         for unfinished in store.files(".", TEMPORARY_SUFFIX)? {
             fs::remove_file(&unfinished)
                 .map_err(io_error("remove the unfinished checkpoint", &unfinished))?;
@@ -122,18 +178,23 @@ impl CheckpointStore {
         Ok(bytes.len() as u64)
     }
 
-    /// Reads from the newest on, until one is whole.
+    /// Reads from the newest on, until one is whole; the damaged are put aside.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] if the folder cannot be read, [`CheckpointError::Version`] if the newest was
-    /// written by a newer build.
+    /// [`CheckpointError::Io`] if one cannot be read, [`CheckpointError::Version`] if the newest was written by a
+    /// newer build.
     pub fn newest(&self) -> Result<Newest, CheckpointError> {
         let mut damaged = Vec::new();
         for path in self.paths()?.into_iter().rev() {
             match read(&path) {
                 Ok(checkpoint) => return Ok(Newest { found: Some((path, checkpoint)), damaged }),
-                Err(error @ CheckpointError::Version { .. }) => return Err(error),
-                Err(error) => damaged.push(error),
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    // Under another name, so that it does not count among those that are kept.
+                    let aside = path.with_extension(DAMAGED_EXTENSION);
+                    fs::rename(&path, &aside).map_err(io_error("rename the damaged", &path))?;
+                    damaged.push(error);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Newest { found: None, damaged })
@@ -260,13 +321,15 @@ mod tests {
             manifest: Manifest {
                 version: VERSION,
                 agent: "alice".parse().unwrap(),
-                model: digest(1),
+                training_graph: digest(1),
                 data: digest(2),
-                settings: digest(3),
+                settings: BTreeMap::from([("train.learning_rate".to_owned(), 0.001.into())]),
                 position: Position { experience: 1, epoch: 2, batch: 3, step },
+                sums: EpochSums { losses: [0.1, 0.2, 1.0 / 3.0], n_rows: 96, ..EpochSums::default() },
                 replay_n_seen: 40,
                 replay_ids: vec![7, 9],
                 round: Round(5),
+                epochs: Vec::new(),
                 evaluated: Vec::new(),
             },
             tensors: BTreeMap::from([
@@ -296,9 +359,32 @@ mod tests {
         store.save(&checkpoint(7)).unwrap();
         let unfinished = dir.path().join(".checkpoint-000000000008.safetensors.tmp");
         fs::write(&unfinished, b"half").unwrap();
+        drop(store);
         let store = CheckpointStore::open(dir.path(), 2).unwrap();
         assert!(!unfinished.exists());
         assert_eq!(store.newest().unwrap().found.unwrap().1, checkpoint(7));
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_takes_no_place_from_those_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 1).unwrap();
+        store.save(&checkpoint(9)).unwrap();
+        fs::write(store.paths().unwrap().pop().unwrap(), b"rubbish").unwrap();
+        let newest = store.newest().unwrap();
+        assert!(newest.found.is_none());
+        assert_eq!(newest.damaged.len(), 1);
+        store.save(&checkpoint(1)).unwrap();
+        assert_eq!(store.newest().unwrap().found.unwrap().1, checkpoint(1));
+    }
+
+    #[test]
+    fn one_folder_is_for_one_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path(), 1).unwrap();
+        assert!(matches!(CheckpointStore::open(dir.path(), 1), Err(CheckpointError::InUse { .. })));
+        drop(store);
+        CheckpointStore::open(dir.path(), 1).unwrap();
     }
 
     #[test]

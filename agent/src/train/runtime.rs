@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 use dkt_models::step::TrainingStep;
@@ -19,7 +18,8 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
-use serde::{Deserialize, Serialize};
+
+use super::device::Device;
 
 /// Environment variable with the path of the ONNX Runtime library.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -28,7 +28,7 @@ const LIBRARY_NAME: &str = "libonnxruntime.so";
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error(
-        "found no ONNX Runtime library; looked for {}; run `make runtime`, or set {LIBRARY_VARIABLE} to a libonnxruntime.so of version 1.17 or later",
+        "found no ONNX Runtime library; looked for {}; run `make build`, or set {LIBRARY_VARIABLE} to a libonnxruntime.so of version 1.17 or later (deploy/fetch-onnxruntime.sh brings one)",
         list(.searched)
     )]
     LibraryNotFound { searched: Vec<PathBuf> },
@@ -41,9 +41,13 @@ pub enum RuntimeError {
     #[error("ONNX Runtime refused to {action}")]
     Ort { action: &'static str, source: ort::Error },
     #[error(
-        "step {step}: expected a finite loss, found {loss}; parameters are as before the step; a lower learning rate may help"
+        "step {step}: expected a finite loss and gradient, found loss {loss} and gradient norm {grad_norm}; the checkpoint before it is whole; a lower learning rate may help"
     )]
-    NotFinite { step: u64, loss: f32 },
+    NotFinite { step: u64, loss: f32, grad_norm: f32 },
+    #[error(
+        "step {step}: tensor `{name}` holds values that are not finite, so it is not saved; the checkpoint before is whole; a lower learning rate may help"
+    )]
+    StateNotFinite { step: u64, name: String },
     #[error("state tensor `{name}`: expected float32 of shape {expected:?}, found {found} of shape {dims:?}")]
     State { name: String, expected: Vec<usize>, found: DataType, dims: Vec<usize> },
     #[error("the saved state lacks tensor `{name}`")]
@@ -60,59 +64,6 @@ where
     ort::Error: From<ort::Error<R>>,
 {
     move |source| RuntimeError::Ort { action, source: source.into() }
-}
-
-/// Where the network is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Device {
-    #[default]
-    Cpu,
-    /// CUDA device of that index.
-    Cuda(i32),
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("expected a device of the form cpu, cuda or cuda:<index>, found `{found}`")]
-pub struct ParseDeviceError {
-    found: String,
-}
-
-impl FromStr for Device {
-    type Err = ParseDeviceError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let index = |digits: &str| digits.parse().ok().filter(|i| *i >= 0).map(Device::Cuda);
-        match text {
-            "cpu" => Some(Device::Cpu),
-            "cuda" => Some(Device::Cuda(0)),
-            other => other.strip_prefix("cuda:").and_then(index),
-        }
-        .ok_or_else(|| ParseDeviceError { found: text.to_owned() })
-    }
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(index) => write!(f, "cuda:{index}"),
-        }
-    }
-}
-
-impl TryFrom<String> for Device {
-    type Error = ParseDeviceError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Device> for String {
-    fn from(device: Device) -> Self {
-        device.to_string()
-    }
 }
 
 /// Opts out of ONNX Runtime's telemetry (sent by default from 1.29 on). The library reads the variable when
@@ -328,25 +279,19 @@ impl TrainSession {
                 }
             }
         }
-        self.bind_scalars()
-    }
-
-    /// Host tensors are aliased by a CPU session and copied at the time of binding by any other.
-    fn bind_scalars(&mut self) -> ort::Result<()> {
-        for binding in &mut self.train_bindings {
-            for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars) {
-                binding.bind_input(*name, tensor)?;
-            }
-        }
         Ok(())
     }
 
-    fn bind_batch(&mut self) -> ort::Result<()> {
-        for binding in &mut self.train_bindings {
-            for (name, tensor) in BATCH_INPUTS.iter().zip(&self.batch) {
-                let name = if *name == "input" { self.input_name.as_str() } else { name };
-                binding.bind_input(name, tensor)?;
-            }
+    /// Gives the next step its mini-batch and scalars. A CPU session reads the very tensors; any other copies them
+    /// now, so this is the one copy of a batch to the device.
+    fn bind_inputs(&mut self) -> ort::Result<()> {
+        let binding = &mut self.train_bindings[self.parity];
+        for (name, tensor) in BATCH_INPUTS.iter().zip(&self.batch) {
+            let name = if *name == "input" { self.input_name.as_str() } else { name };
+            binding.bind_input(name, tensor)?;
+        }
+        for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars) {
+            binding.bind_input(*name, tensor)?;
         }
         Ok(())
     }
@@ -363,7 +308,6 @@ impl TrainSession {
             let tensor = |dims: Vec<usize>| Tensor::<f32>::new(&self.host, dims).map_err(failed(action));
             self.batch =
                 [tensor(vec![n, c, h, w])?, tensor(vec![n, k])?, tensor(vec![n, k])?, tensor(vec![n])?];
-            self.bind_batch().map_err(failed(action))?;
         }
         let [input, labels, teacher_logits, teacher_weight] = &mut self.batch;
         Ok(BatchBuffers {
@@ -377,7 +321,7 @@ impl TrainSession {
     /// Trains on the mini-batch last filled.
     ///
     /// # Errors
-    /// [`RuntimeError::NotFinite`] if the loss is; the state is then as before.
+    /// [`RuntimeError::NotFinite`] if the loss or the gradient is; the state is then as before.
     pub fn step(&mut self, scalars: &Scalars) -> Result<StepReport, RuntimeError> {
         let action = "run a training step";
         let step = self.n_steps + 1;
@@ -385,10 +329,7 @@ impl TrainSession {
         for (tensor, value) in self.scalars.iter_mut().zip(values) {
             tensor.extract_tensor_mut().1[0] = value;
         }
-        if self.device != Device::Cpu {
-            self.bind_batch().map_err(failed(action))?;
-            self.bind_scalars().map_err(failed(action))?;
-        }
+        self.bind_inputs().map_err(failed(action))?;
         self.train.run_binding(&self.train_bindings[self.parity]).map_err(failed(action))?;
         let [loss, loss_cl, loss_st, grad_norm] = &self.reports;
         let read = |tensor: &Tensor<f32>| tensor.extract_tensor().1[0];
@@ -399,7 +340,7 @@ impl TrainSession {
             grad_norm: read(grad_norm),
         };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
-            return Err(RuntimeError::NotFinite { step, loss: report.loss });
+            return Err(RuntimeError::NotFinite { step, loss: report.loss, grad_norm: report.grad_norm });
         }
         self.parity = 1 - self.parity;
         self.n_steps = step;
@@ -433,11 +374,6 @@ impl TrainSession {
         Ok(Logits { cl: cl?, student: student? })
     }
 
-    /// Training steps done, counted from 1 by the optimiser's bias correction.
-    pub fn n_steps(&self) -> u64 {
-        self.n_steps
-    }
-
     /// Bytes that one step moves between host and runtime for a mini-batch of `n` rows: batch and scalars in,
     /// scalars out.
     pub fn step_bytes(&self, n: usize) -> usize {
@@ -448,19 +384,24 @@ impl TrainSession {
     /// Copies the whole state to the host.
     ///
     /// # Errors
-    /// [`RuntimeError::Ort`] if a copy fails.
+    /// [`RuntimeError::Ort`] if a copy fails; [`RuntimeError::StateNotFinite`] if training has diverged.
     pub fn state(&self) -> Result<BTreeMap<String, HostTensor>, RuntimeError> {
         let action = "copy the state to the host";
         let mut all = BTreeMap::new();
         for state in &self.state {
             let current = &state.buffers[self.parity];
-            let tensor = if self.device == Device::Cpu {
-                HostTensor::from_f32(&state.dims, current.extract_tensor().1)
+            let copy;
+            let values = if self.device == Device::Cpu {
+                current.extract_tensor().1
             } else {
-                let copy = current.to(AllocationDevice::CPU, 0).map_err(failed(action))?;
-                HostTensor::from_f32(&state.dims, copy.extract_tensor().1)
+                copy = current.to(AllocationDevice::CPU, 0).map_err(failed(action))?;
+                copy.extract_tensor().1
             };
-            all.insert(state.name.clone(), tensor);
+            // An update that overflows shows only here: a step's report is about what was before it.
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(RuntimeError::StateNotFinite { step: self.n_steps, name: state.name.clone() });
+            }
+            all.insert(state.name.clone(), HostTensor::from_f32(&state.dims, values));
         }
         Ok(all)
     }

@@ -3,7 +3,8 @@
 use std::fs;
 
 use dkt_agent::eval::evaluator::Evaluator;
-use dkt_agent::train::runtime::{Device, Scalars, TrainSession};
+use dkt_agent::train::device::Device;
+use dkt_agent::train::runtime::{Scalars, TrainSession};
 use dkt_models::DualHead;
 use dkt_models::step::{StepOptions, TrainingStep};
 use dkt_models::zoo::{self, BuildOptions, Network};

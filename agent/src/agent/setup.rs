@@ -1,0 +1,166 @@
+//! What an agent is before it trains: its network, and the digests and settings that a checkpoint must agree with.
+
+use std::collections::BTreeMap;
+
+use dkt_models::zoo::{self, BuildOptions};
+use dkt_models::{DualHead, ModelError};
+use onnx_grad::graph::Graph;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::AgentError;
+use crate::config::{AgentConfig, DataConfig, ReplayConfig, StreamConfig, TrainConfig};
+use crate::data::{DataSource, Dataset};
+use crate::ids::Digest;
+
+/// Data as the configuration names it, and fit for its augmentation.
+pub(super) fn load_data(config: &AgentConfig) -> Result<DataSource, AgentError> {
+    let source = crate::data::load(&config.data.source)?;
+    let shape = source.train.shape;
+    if u16::from(config.data.crop_padding) >= shape.height.min(shape.width) {
+        return Err(AgentError::CropPadding { padding: config.data.crop_padding, shape });
+    }
+    Ok(source)
+}
+
+/// A network of the zoo fitted to the data, or the user's own file checked against it.
+pub(super) fn load_model(config: &AgentConfig, source: &DataSource) -> Result<DualHead, AgentError> {
+    let network = &config.model.network;
+    let shape = source.train.shape;
+    let input = [shape.channels, shape.height, shape.width].map(usize::from);
+    let classes = source.train.classes.len();
+    let graph = if network.ends_with(".onnx") {
+        Graph::read(network.as_ref()).map_err(ModelError::from)?
+    } else {
+        let seed = config.model.seed.unwrap_or(config.seed);
+        zoo::build(network, &BuildOptions { seed, classes, input })?
+    };
+    let model = DualHead::from_graph(graph)?;
+    let mismatch = |what, expected: String, found: String| AgentError::Mismatch {
+        network: network.clone(),
+        data: config.data.source.clone(),
+        what,
+        expected,
+        found,
+    };
+    if model.input_dims() != input {
+        return Err(mismatch("inputs of", format!("{:?}", model.input_dims()), format!("{input:?}")));
+    }
+    if model.n_classes() != classes {
+        return Err(mismatch("a number of classes of", model.n_classes().to_string(), classes.to_string()));
+    }
+    Ok(model)
+}
+
+/// Of everything that training and evaluation read: `views` (training images and their augmentation), labels,
+/// names of classes, and the test split.
+pub(super) fn data_digest(views: Digest, source: &DataSource) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&views.0);
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let labels = |data: &Dataset| data.labels.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>();
+    source.train.classes.iter().for_each(|class| part(class.as_bytes()));
+    part(&labels(&source.train));
+    part(&labels(&source.test));
+    part(&source.test.pixels);
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// Differs between two runs of an agent: microseconds since 1970.
+pub(super) fn session() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_micros() as u64)
+}
+
+/// The settings that decide how training goes on, by their keys in `AGENT.toml`: a checkpoint of others cannot be
+/// resumed. Where the data lies and what computes is not among them.
+pub(super) fn training_settings(config: &AgentConfig) -> BTreeMap<String, Value> {
+    #[derive(Serialize)]
+    struct Sections<'a> {
+        seed: u64,
+        data: &'a DataConfig,
+        stream: &'a StreamConfig,
+        train: &'a TrainConfig,
+        replay: &'a ReplayConfig,
+    }
+    let AgentConfig { seed, data, stream, train, replay, .. } = config;
+    // By way of text, so that a float32 reads as it was written and not as the float64 nearest to it.
+    let value = serde_json::to_string(&Sections { seed: *seed, data, stream, train, replay })
+        .and_then(|text| serde_json::from_str(&text))
+        .expect("invariant: a configuration has a JSON form");
+    let mut settings = BTreeMap::new();
+    flatten("", value, &mut settings);
+    for key in ["data.source", "train.device", "train.threads"] {
+        settings.remove(key);
+    }
+    settings
+}
+
+fn flatten(prefix: &str, value: Value, settings: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+                flatten(&key, value, settings);
+            }
+        }
+        value => _ = settings.insert(prefix.to_owned(), value),
+    }
+}
+
+/// The first setting that differs: as it is now, as it was. Keys that only one side knows are those of another
+/// release.
+pub(super) fn different_setting(
+    now: &BTreeMap<String, Value>,
+    saved: &BTreeMap<String, Value>,
+) -> Option<(String, String)> {
+    let (key, now, saved) =
+        now.iter().find_map(|(key, now)| Some((key, now, saved.get(key).filter(|saved| *saved != now)?)))?;
+    Some((format!("{key} = {now}"), format!("{key} = {saved}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(train: &str) -> AgentConfig {
+        toml::from_str(&format!("agent = \"a\"\nfleet = \"f\"\n[train]\n{train}")).unwrap()
+    }
+
+    #[test]
+    fn only_what_decides_how_training_goes_on_is_a_setting() {
+        let base = training_settings(&config(""));
+        assert_eq!(base, training_settings(&config("threads = 2\ndevice = \"cuda\"")));
+        assert_eq!(different_setting(&base, &base), None);
+        let other = training_settings(&config("epochs = 3"));
+        let expected = ("train.epochs = 20".to_owned(), "train.epochs = 3".to_owned());
+        assert_eq!(different_setting(&base, &other), Some(expected));
+        let mut older = base.clone();
+        older.remove("train.clip_norm");
+        assert_eq!(different_setting(&base, &older), None);
+    }
+
+    #[test]
+    fn labels_and_the_test_split_are_part_of_the_data() {
+        let source = crate::data::load("digits").unwrap();
+        let digest = |change: fn(&mut DataSource)| {
+            let mut changed = source.clone();
+            change(&mut changed);
+            data_digest(Digest([7; 32]), &changed)
+        };
+        let base = digest(|_| ());
+        assert_eq!(base, digest(|_| ()));
+        let changes: [fn(&mut DataSource); 4] = [
+            |s| s.train.labels.swap(0, 1),
+            |s| s.test.labels.swap(0, 1),
+            |s| s.test.pixels[0] ^= 1,
+            |s| s.train.classes[3] = "three".to_owned(),
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            assert_ne!(base, digest(change), "change {i}");
+        }
+    }
+}
