@@ -1,5 +1,7 @@
 //! Whole agents: real processes, real brokers, real faults.
 
+#![allow(clippy::unwrap_used)]
+
 mod access;
 mod commands;
 mod embedded;
