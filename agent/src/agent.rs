@@ -7,11 +7,12 @@
 mod learner;
 mod link;
 mod setup;
+mod teaching;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dkt_models::step::TrainingStep;
 use dkt_models::{DualHead, ModelError};
@@ -25,8 +26,7 @@ use crate::data::view::ViewFn;
 use crate::data::{DataError, ImageShape};
 use crate::durable::{self, WriteError};
 use crate::exchange::ExchangeError;
-use crate::exchange::connection::ConnectionConfig;
-use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
+use crate::exchange::engine::Event as ExchangeEvent;
 use crate::ids::{Digest, Round, SampleId, View};
 use crate::stream::batches::{BatchPlan, epoch_batches};
 use crate::stream::replay::ReplayBuffer;
@@ -37,12 +37,6 @@ use crate::train::checkpoint::{
 };
 use crate::train::runtime::{RuntimeError, TrainSession};
 
-/// How often the totals of the exchange are reported.
-const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait for a message while there is nothing else to do.
-const IDLE_WAIT: Duration = Duration::from_millis(50);
-/// How long after connecting an agent listens before it takes itself to be alone.
-const GREETING_TIME: Duration = Duration::from_secs(1);
 /// Name of the final model in the run's folder.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -180,6 +174,7 @@ impl<'a> Agent<'a> {
         };
         agent.resume()?;
         if config.exchange.enabled {
+            agent.waiting(format!("connecting to {}", config.exchange.broker));
             let mut link = agent.connect(Digest::of(&model.graph().encode()))?;
             if agent.round > Round(0) {
                 // A run that goes on teaches what its network knows already.
@@ -189,25 +184,6 @@ impl<'a> Agent<'a> {
         }
         agent.announce(&model);
         Ok(agent)
-    }
-
-    fn connect(&self, model: Digest) -> Result<Link, ExchangeError> {
-        let config = self.config;
-        let exchange = &config.exchange;
-        let engine = EngineConfig {
-            agent: config.agent.clone(),
-            fleet: config.fleet.clone(),
-            data: self.identity.views,
-            model,
-            classes: self.learner.source.train.classes.clone(),
-            n_samples: self.learner.source.train.len() as u32,
-            session: setup::session(),
-            temperature: config.train.distill.temperature,
-            teachers: exchange.teachers.clone(),
-            chunk_bytes: exchange.chunk_bytes,
-            limits: Limits::default(),
-        };
-        Link::start(engine, ConnectionConfig::new(config)?)
     }
 
     fn announce(&mut self, model: &DualHead) {
@@ -244,6 +220,10 @@ impl<'a> Agent<'a> {
 
     fn emit(&mut self, event: Event) {
         (self.on_record)(&Record { t_s: self.started.elapsed().as_secs_f64(), event });
+    }
+
+    fn waiting(&mut self, message: String) {
+        self.emit(Event::Waiting { message });
     }
 
     fn stopped(&self) -> bool {
@@ -314,74 +294,6 @@ impl<'a> Agent<'a> {
         self.epochs.push(epoch.clone());
         self.emit(Event::Epoch(epoch));
         Ok(true)
-    }
-
-    /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
-    fn teach(&mut self) -> Result<bool, AgentError> {
-        let Some(link) = &mut self.link else { return Ok(false) };
-        link.pump();
-        let wanted = link.engine.next_label_batch(self.config.exchange.rows_per_step);
-        let labelled = wanted.is_some();
-        if let Some((view, ids)) = wanted {
-            let logits = self.learner.label(&ids, view)?;
-            link.step(ExchangeEvent::Labelled { view, ids, logits });
-        }
-        for message in link.take_warnings() {
-            self.emit(Event::Warning { message });
-        }
-        if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
-            self.report_traffic();
-        }
-        Ok(labelled)
-    }
-
-    fn report_traffic(&mut self) {
-        if let Some(link) = &self.link {
-            self.traffic_reported = Instant::now();
-            let traffic = link.traffic();
-            self.emit(Event::Traffic(traffic));
-        }
-    }
-
-    /// Tells peers which samples and views the agent trains on from now.
-    fn demand(&mut self, experience: usize) {
-        if let Some(link) = &mut self.link {
-            let mut samples: Vec<SampleId> = self.stream.experiences()[experience].train.clone();
-            samples.extend_from_slice(self.replay.ids());
-            samples.sort_unstable();
-            samples.dedup();
-            // Views are used in turn, one an epoch: with few epochs the last are never used.
-            let n_views = u32::from(self.config.data.views).min(self.config.train.epochs) as u8;
-            link.step(ExchangeEvent::Demand { samples, n_views });
-        }
-    }
-
-    /// The network has changed enough for peers to want its soft targets anew.
-    fn start_round(&mut self) {
-        self.round = Round(self.round.0 + 1);
-        if let Some(link) = &mut self.link {
-            link.step(ExchangeEvent::RoundStarted(self.round));
-        }
-    }
-
-    fn wait_for_peers(&mut self) {
-        let wanted = self.config.exchange.wait_for_peers;
-        let deadline = Instant::now() + Duration::from_secs_f64(self.config.exchange.wait_at_most_s);
-        while let Some(link) = &mut self.link {
-            let found = link.engine.peers().len();
-            if found >= wanted || self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            if Instant::now() >= deadline {
-                let message = format!(
-                    "waited {:.0} s for {wanted} peers, found {found}; training begins without them",
-                    self.config.exchange.wait_at_most_s
-                );
-                self.emit(Event::Warning { message });
-                return;
-            }
-            link.pump_or_wait(IDLE_WAIT);
-        }
     }
 
     fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
@@ -477,26 +389,6 @@ impl<'a> Agent<'a> {
                 rows_refused: stats.rows_refused(),
                 n_dropped,
             }));
-        }
-        Ok(())
-    }
-
-    fn linger(&mut self) -> Result<(), AgentError> {
-        let deadline = Instant::now() + Duration::from_secs_f64(self.config.exchange.linger_s);
-        if let Some(link) = &mut self.link {
-            link.step(ExchangeEvent::Finished);
-        }
-        while let Some(link) = &mut self.link {
-            // Who is there is known only some time after the connection.
-            let alone = link.engine.all_peers_finished() && link.age() >= GREETING_TIME;
-            if alone || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                break;
-            }
-            if !self.teach()?
-                && let Some(link) = &mut self.link
-            {
-                link.pump_or_wait(IDLE_WAIT);
-            }
         }
         Ok(())
     }

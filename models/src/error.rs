@@ -11,7 +11,7 @@ pub enum ModelError {
     #[error("expected at least one class, found none")]
     NoClasses,
     #[error(
-        "expected one image input [batch, C, H, W] of float32 with a free batch size and known C, H, W, found {found}"
+        "expected one image input [batch, C, H, W] of float32 with a free batch size (`dynamic_axes` or `dynamic_shapes` of PyTorch's exporters) and known C, H, W, found {found}"
     )]
     Input { found: String },
     #[error(

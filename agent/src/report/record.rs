@@ -69,7 +69,7 @@ impl RunRecord {
                 self.traffic.push((record.t_s, traffic.clone()));
             }
             Event::Finished(finished) => self.finished = Some(finished.clone()),
-            Event::Checkpointed { .. } | Event::Warning { .. } => {}
+            Event::Checkpointed { .. } | Event::Warning { .. } | Event::Waiting { .. } => {}
         }
     }
 

@@ -30,6 +30,11 @@ pub enum Event {
     Warning {
         message: String,
     },
+    /// The agent does not train just now.
+    Waiting {
+        /// What it does instead, for a person.
+        message: String,
+    },
     Finished(Finished),
 }
 

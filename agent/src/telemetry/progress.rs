@@ -90,6 +90,9 @@ impl Progress {
             agent.bar.set_position(epoch.step);
             agent.bar.set_message(status(epoch, agent.started.as_ref()));
         }
+        if let Event::Waiting { message } = &record.event {
+            agent.bar.set_message(message.clone());
+        }
         if let (Event::Finished(_), Style::Bar) = (&record.event, self.style) {
             agent.bar.abandon();
         }
@@ -146,7 +149,7 @@ impl Drop for Progress {
 fn is_worth_a_wait(event: &Event) -> bool {
     match event {
         Event::Started(_) | Event::Evaluated(_) | Event::Warning { .. } | Event::Finished(_) => true,
-        Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => false,
+        Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Waiting { .. } => false,
     }
 }
 
@@ -203,6 +206,7 @@ fn plain_line(name: &str, record: &Record, started: Option<&Started>) -> Option<
             )
         }
         Event::Warning { message } => format!("warning: {message}"),
+        Event::Waiting { message } => message.clone(),
         Event::Finished(f) => format!("finished after {} steps", f.n_steps),
         Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => return None,
     };

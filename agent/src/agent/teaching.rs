@@ -1,0 +1,134 @@
+//! What an agent does for and with its peers beside its training.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::{Agent, AgentError, setup};
+use crate::exchange::ExchangeError;
+use crate::exchange::connection::ConnectionConfig;
+use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
+use crate::ids::{Digest, Round, SampleId};
+use crate::telemetry::event::Event;
+
+/// How often the totals of the exchange are reported.
+const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for a message while there is nothing else to do.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// How long after connecting an agent listens before it takes itself to be alone.
+const GREETING_TIME: Duration = Duration::from_secs(1);
+impl Agent<'_> {
+    pub(super) fn connect(&self, model: Digest) -> Result<Link, ExchangeError> {
+        let config = self.config;
+        let exchange = &config.exchange;
+        let engine = EngineConfig {
+            agent: config.agent.clone(),
+            fleet: config.fleet.clone(),
+            data: self.identity.views,
+            model,
+            classes: self.learner.source.train.classes.clone(),
+            n_samples: self.learner.source.train.len() as u32,
+            session: setup::session(),
+            temperature: config.train.distill.temperature,
+            teachers: exchange.teachers.clone(),
+            chunk_bytes: exchange.chunk_bytes,
+            limits: Limits::default(),
+        };
+        Link::start(engine, ConnectionConfig::new(config)?)
+    }
+
+    /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
+    pub(super) fn teach(&mut self) -> Result<bool, AgentError> {
+        let Some(link) = &mut self.link else { return Ok(false) };
+        link.pump();
+        let wanted = link.engine.next_label_batch(self.config.exchange.rows_per_step);
+        let labelled = wanted.is_some();
+        if let Some((view, ids)) = wanted {
+            let logits = self.learner.label(&ids, view)?;
+            link.step(ExchangeEvent::Labelled { view, ids, logits });
+        }
+        for message in link.take_warnings() {
+            self.emit(Event::Warning { message });
+        }
+        if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
+            self.report_traffic();
+        }
+        Ok(labelled)
+    }
+
+    pub(super) fn report_traffic(&mut self) {
+        if let Some(link) = &self.link {
+            self.traffic_reported = Instant::now();
+            let traffic = link.traffic();
+            self.emit(Event::Traffic(traffic));
+        }
+    }
+
+    /// Tells peers which samples and views the agent trains on from now.
+    pub(super) fn demand(&mut self, experience: usize) {
+        if let Some(link) = &mut self.link {
+            let mut samples: Vec<SampleId> = self.stream.experiences()[experience].train.clone();
+            samples.extend_from_slice(self.replay.ids());
+            samples.sort_unstable();
+            samples.dedup();
+            // Views are used in turn, one an epoch: with few epochs the last are never used.
+            let n_views = u32::from(self.config.data.views).min(self.config.train.epochs) as u8;
+            link.step(ExchangeEvent::Demand { samples, n_views });
+        }
+    }
+
+    /// The network has changed enough for peers to want its soft targets anew.
+    pub(super) fn start_round(&mut self) {
+        self.round = Round(self.round.0 + 1);
+        if let Some(link) = &mut self.link {
+            link.step(ExchangeEvent::RoundStarted(self.round));
+        }
+    }
+
+    pub(super) fn wait_for_peers(&mut self) {
+        let wanted = self.config.exchange.wait_for_peers;
+        let at_most_s = self.config.exchange.wait_at_most_s;
+        let deadline = Instant::now() + Duration::from_secs_f64(at_most_s);
+        if self.link.is_some() && wanted > 0 {
+            self.waiting(format!("waiting for {wanted} other agents, {at_most_s:.0} s at most"));
+        }
+        while let Some(link) = &mut self.link {
+            let found = link.engine.peers().len();
+            if found >= wanted || self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if Instant::now() >= deadline {
+                let message = format!(
+                    "waited {at_most_s:.0} s for {wanted} other agents, found {found}; training begins without them"
+                );
+                self.emit(Event::Warning { message });
+                return;
+            }
+            link.pump_or_wait(IDLE_WAIT);
+        }
+    }
+
+    pub(super) fn linger(&mut self) -> Result<(), AgentError> {
+        let at_most_s = self.config.exchange.linger_s;
+        let deadline = Instant::now() + Duration::from_secs_f64(at_most_s);
+        if self.link.as_ref().is_some_and(|link| !link.engine.all_peers_finished()) {
+            self.waiting(format!("trained; teaching those who still train, {at_most_s:.0} s at most"));
+        }
+        if let Some(link) = &mut self.link {
+            link.step(ExchangeEvent::Finished);
+        }
+        while let Some(link) = &mut self.link {
+            // Who is there is known only some time after the connection.
+            let alone = link.engine.all_peers_finished() && link.age() >= GREETING_TIME;
+            if alone || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                break;
+            }
+            if !self.teach()?
+                && let Some(link) = &mut self.link
+            {
+                link.pump_or_wait(IDLE_WAIT);
+            }
+        }
+        Ok(())
+    }
+}
