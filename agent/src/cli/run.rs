@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CliError, io_error, print};
 use crate::agent::Ending;
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, ConfigError};
 use crate::report::record::{Arm, LabRecord, RunRecord};
 use crate::telemetry::progress::{Progress, Style};
 use crate::train::runtime;
@@ -30,6 +30,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = AgentConfig::read(&arguments.config)?;
     let out = config.out_dir();
+    if out.join(super::testbed::MARKER).exists() {
+        return Err(CliError::Config(ConfigError::Value {
+            path: arguments.config,
+            key: "out",
+            expected: "a folder of the agent's own",
+            found: format!("`{}`, with the results of a testbed", out.display()),
+        }));
+    }
     runtime::load()?;
     fs::create_dir_all(&out).map_err(io_error("create", &out))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -42,11 +50,15 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         run.apply(record);
     });
     progress.finish();
-    let ending = ending?;
+    if run.started.is_none() {
+        // Nothing has happened that an earlier report does not know.
+        return ending.map(drop).map_err(CliError::from);
+    }
     let arm = if config.exchange.enabled { "exchange on" } else { "exchange off" };
     let record = LabRecord { title: name, arms: vec![Arm { name: arm.to_owned(), agents: vec![run] }] };
     crate::report::metrics_csv::write(&record, &out.join("metrics.csv"))?;
     crate::report::html::write(&record, &out.join("report.html"))?;
+    let ending = ending?;
     if arguments.progress != Style::Json {
         let mut text = format!("{}\n", crate::report::table::render(&record));
         if ending == Ending::Stopped {

@@ -12,7 +12,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{CliError, io_error, print};
-use crate::config::lab::LabConfig;
+use crate::config::lab::{EMBEDDED, LabConfig};
 use crate::config::{AgentConfig, ConfigError};
 use crate::report::record::{Arm, LabRecord, RunRecord};
 use crate::telemetry::event::Record;
@@ -127,7 +127,7 @@ struct LabBroker {
 
 #[cfg(feature = "broker")]
 fn start_broker(lab: &LabConfig) -> Result<LabBroker, CliError> {
-    if lab.broker != "embedded" {
+    if lab.broker != EMBEDDED {
         return Ok(LabBroker { url: lab.broker.clone(), _embedded: None });
     }
     let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -137,14 +137,14 @@ fn start_broker(lab: &LabConfig) -> Result<LabBroker, CliError> {
 
 #[cfg(not(feature = "broker"))]
 fn start_broker(lab: &LabConfig) -> Result<LabBroker, CliError> {
-    if lab.broker == "embedded" {
+    if lab.broker == EMBEDDED {
         return Err(CliError::NoBroker);
     }
     Ok(LabBroker { url: lab.broker.clone() })
 }
 
 /// Name of the file that marks a folder as a lab's own, so that nobody else's is ever emptied.
-const MARKER: &str = ".dkt-testbed";
+pub(super) const MARKER: &str = ".dkt-testbed";
 
 /// Empties the folder of an earlier lab.
 fn clear(out: &Path) -> Result<(), CliError> {
