@@ -146,13 +146,16 @@ pub struct Agent {
     process: Process,
     spawned: Instant,
     events: Vec<Event>,
+    /// When each happened, in seconds since the agent's start.
+    times: Vec<f64>,
 }
 
 impl Agent {
     /// Starts `command`, which prints events.
     pub fn start(name: &str, command: Command) -> Self {
         let spawned = Instant::now();
-        Agent { name: name.to_owned(), process: Process::start(command), spawned, events: Vec::new() }
+        let process = Process::start(command);
+        Agent { name: name.to_owned(), process, spawned, events: Vec::new(), times: Vec::new() }
     }
 
     /// Waits for an event out of which `pick` makes something; those before it are passed over.
@@ -177,7 +180,7 @@ impl Agent {
                 panic!("{}: waited for {what}, and it ended; {}", self.name, self.account());
             };
             let picked = pick(&record);
-            self.events.push(record.event);
+            self.keep(record);
             if let Some(picked) = picked {
                 return picked;
             }
@@ -241,10 +244,16 @@ impl Agent {
     pub fn end(mut self) -> Ended {
         let deadline = Deadline::default();
         while let Some(record) = self.next("the end", deadline) {
-            self.events.push(record.event);
+            self.keep(record);
         }
         let code = self.process.wait().code();
-        Ended { name: self.name, code, events: self.events, stderr: self.process.stderr.text() }
+        let Agent { name, events, times, .. } = self;
+        Ended { name, code, events, times, stderr: self.process.stderr.text() }
+    }
+
+    fn keep(&mut self, record: Record) {
+        self.events.push(record.event);
+        self.times.push(record.t_s);
     }
 }
 
@@ -254,6 +263,7 @@ pub struct Ended {
     pub name: String,
     pub code: Option<i32>,
     pub events: Vec<Event>,
+    times: Vec<f64>,
     pub stderr: String,
 }
 
@@ -296,6 +306,16 @@ impl Ended {
             }
         }
         all
+    }
+
+    /// Seconds between its last account of the exchange and its end: how long it took to say goodbye.
+    ///
+    /// # Panics
+    /// If it has not finished, or exchanged nothing.
+    pub fn goodbye_s(&self) -> f64 {
+        let last =
+            |is: fn(&Event) -> bool| self.times[self.events.iter().rposition(is).expect("it finished")];
+        last(|event| matches!(event, Event::Finished(_))) - last(|event| matches!(event, Event::Traffic(_)))
     }
 
     /// What it has sent and received of one kind of message in the end.

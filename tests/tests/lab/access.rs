@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dkt_agent::config::TlsConfig;
+use dkt_agent::telemetry::event::Event;
 use dkt_tests::broker::Mosquitto;
 use dkt_tests::certs::Certificates;
 use dkt_tests::config;
@@ -40,7 +41,7 @@ fn is_refused(folder: &Path, broker: &str, tls: Option<TlsConfig>) {
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
     let clear = format!("dkt: no connection to the broker at {broker} within 2 s");
     assert!(ended.stderr.starts_with(&clear), "{}", ended.stderr);
-    assert_eq!(ended.events, [], "nothing starts");
+    assert!(!ended.events.iter().any(|event| matches!(event, Event::Started(_))), "nothing is trained");
 }
 
 #[test]
