@@ -177,6 +177,14 @@ struct Shared {
     counters: Counters,
 }
 
+impl Shared {
+    /// One message less to wait for. Saturating: those of an earlier connection may still be acknowledged.
+    fn acked(&self) {
+        let less = |n: u64| Some(n.saturating_sub(1));
+        let _ = self.unacked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
 /// The training thread's end.
 pub struct Connection {
     client: Arc<Mutex<AsyncClient>>,
@@ -265,13 +273,15 @@ impl Connection {
     pub fn publish(&mut self, topic: Topic, message: Message, retain: bool) {
         let payload = wire::encode(&message);
         let (kind, n_bytes) = (topic.kind(), payload.len());
+        // Before it is queued: the acknowledgement may be here before this thread goes on.
+        self.shared.unacked.fetch_add(1, Ordering::Relaxed);
         let sent = n_bytes <= wire::MAX_MESSAGE_BYTES
             && self.shared.connected.load(Ordering::Relaxed)
             && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
         if sent {
-            self.shared.unacked.fetch_add(1, Ordering::Relaxed);
             self.shared.counters.count(kind, 0, n_bytes);
         } else {
+            self.shared.acked();
             self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -425,9 +435,7 @@ impl Poller {
                 true
             }
             Event::Incoming(Packet::PubAck(_)) => {
-                // Saturating: those of an earlier connection may still count.
-                let less = |n: u64| Some(n.saturating_sub(1));
-                let _ = self.shared.unacked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                self.shared.acked();
                 true
             }
             Event::Incoming(Packet::SubAck(ack)) => {
