@@ -26,6 +26,7 @@ use crate::data::view::ViewFn;
 use crate::data::{DataError, ImageShape};
 use crate::durable::{self, WriteError};
 use crate::exchange::ExchangeError;
+use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::Event as ExchangeEvent;
 use crate::ids::{Digest, Round, SampleId, View};
 use crate::stream::batches::{BatchPlan, epoch_batches};
@@ -133,6 +134,8 @@ impl<'a> Agent<'a> {
         on_record: &'a mut dyn FnMut(&Record),
     ) -> Result<Self, AgentError> {
         let started = Instant::now();
+        // What is wrong with the configuration is found before anything takes time.
+        let connection = config.exchange.enabled.then(|| ConnectionConfig::new(config)).transpose()?;
         let source = setup::load_data(config)?;
         let stream = ExperienceStream::class_incremental(
             &source.train,
@@ -173,9 +176,9 @@ impl<'a> Agent<'a> {
             out,
         };
         agent.resume()?;
-        if config.exchange.enabled {
+        if let Some(connection) = connection {
             agent.waiting(format!("connecting to {}", config.exchange.broker));
-            let mut link = agent.connect(Digest::of(&model.graph().encode()))?;
+            let mut link = agent.connect(connection, Digest::of(&model.graph().encode()))?;
             if agent.round > Round(0) {
                 // A run that goes on teaches what its network knows already.
                 link.step(ExchangeEvent::RoundStarted(agent.round));

@@ -18,7 +18,7 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// How long after connecting an agent listens before it takes itself to be alone.
 const GREETING_TIME: Duration = Duration::from_secs(1);
 impl Agent<'_> {
-    pub(super) fn connect(&self, model: Digest) -> Result<Link, ExchangeError> {
+    pub(super) fn connect(&self, connection: ConnectionConfig, model: Digest) -> Result<Link, ExchangeError> {
         let config = self.config;
         let exchange = &config.exchange;
         let engine = EngineConfig {
@@ -34,7 +34,7 @@ impl Agent<'_> {
             chunk_bytes: exchange.chunk_bytes,
             limits: Limits::default(),
         };
-        Link::start(engine, ConnectionConfig::new(config)?)
+        Link::start(engine, connection)
     }
 
     /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
