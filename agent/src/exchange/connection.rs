@@ -33,6 +33,8 @@ const INBOX_MESSAGES: usize = 4096;
 const OUTBOX_MESSAGES: usize = 1024;
 /// Packets above this end a connection; messages of our own are smaller (`wire::MAX_MESSAGE_BYTES`).
 const MAX_PACKET_BYTES: usize = wire::MAX_MESSAGE_BYTES + 4096;
+/// MQTT 3.1.1, section 3.1.3.3: its length is a 16-bit number.
+const MAX_WILL_BYTES: usize = u16::MAX as usize;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// For a TCP and TLS handshake, and for flushing one packet on a slow link.
 const NETWORK_TIMEOUT_S: u64 = 30;
@@ -201,7 +203,10 @@ impl Connection {
     /// # Errors
     /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time.
     pub fn start(config: ConnectionConfig, will: (Topic, Message)) -> Result<Self, ExchangeError> {
-        let will = LastWill::new(will.0.to_string(), wire::encode(&will.1), QoS::AtLeastOnce, true);
+        let (topic, message) = will;
+        // With very many classes a status is longer than MQTT allows a will to be; clearing it says the same.
+        let payload = Some(wire::encode(&message)).filter(|p| p.len() <= MAX_WILL_BYTES).unwrap_or_default();
+        let will = LastWill::new(topic.to_string(), payload, QoS::AtLeastOnce, true);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
