@@ -89,7 +89,11 @@ pub fn run(
     stop: &AtomicBool,
     on_record: &mut dyn FnMut(&Record),
 ) -> Result<Ending, AgentError> {
-    let mut agent = Agent::new(config, stop, on_record)?;
+    let mut agent = match Agent::new(config, stop, on_record) {
+        // Nothing was trained, so nothing has to be saved.
+        Err(AgentError::Exchange(ExchangeError::Stopped)) => return Ok(Ending::Stopped),
+        agent => agent?,
+    };
     let ending = agent.train()?;
     agent.end(ending)?;
     Ok(ending)

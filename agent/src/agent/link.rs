@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a peer, except where the caller says for how long.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::exchange::ExchangeError;
@@ -24,10 +25,14 @@ impl Link {
     /// Connects to the broker and announces the agent.
     ///
     /// # Errors
-    /// [`ExchangeError`] if the broker cannot be reached in the time allowed.
-    pub fn start(engine: EngineConfig, connection: ConnectionConfig) -> Result<Self, ExchangeError> {
+    /// [`ExchangeError`] if the broker cannot be reached in the time allowed, or before `stop` is set.
+    pub fn start(
+        engine: EngineConfig,
+        connection: ConnectionConfig,
+        stop: &AtomicBool,
+    ) -> Result<Self, ExchangeError> {
         let engine = Engine::new(engine);
-        let connection = Connection::start(connection, engine.last_will())?;
+        let connection = Connection::start(connection, engine.last_will(), stop)?;
         Ok(Link { engine, connection, started: Instant::now(), warnings: Vec::new() })
     }
 

@@ -34,7 +34,7 @@ impl Agent<'_> {
             chunk_bytes: exchange.chunk_bytes,
             limits: Limits::default(),
         };
-        Link::start(engine, connection)
+        Link::start(engine, connection, self.stop)
     }
 
     /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.

@@ -49,7 +49,7 @@ const STEADY: Duration = Duration::from_secs(10);
 const FAILURES_BEFORE_HINT: u32 = 3;
 /// For sending what is queued when the agent ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether that is done.
+/// How often it is looked whether that is done, or whether the agent is asked to end.
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Between two warnings about messages that cannot be read.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -72,6 +72,8 @@ pub enum ExchangeError {
         "no connection to the broker at {url} within {seconds:.0} s; is it running there? `dkt broker` starts one for trying things out, and `exchange.enabled = false` trains without"
     )]
     BrokerUnreachable { url: String, seconds: f64, source: Option<Box<ConnectionError>> },
+    #[error("stopped before the broker had answered")]
+    Stopped,
     #[error("cannot start the connection's thread")]
     Thread(#[source] std::io::Error),
     #[error("cannot start a broker on {listen}")]
@@ -198,11 +200,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; comes back when the broker has accepted.
+    /// Connects; comes back when the broker has accepted, or `stop` is set.
     ///
     /// # Errors
-    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time.
-    pub fn start(config: ConnectionConfig, will: (Topic, Message)) -> Result<Self, ExchangeError> {
+    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time, [`ExchangeError::Stopped`].
+    pub fn start(
+        config: ConnectionConfig,
+        will: (Topic, Message),
+        stop: &AtomicBool,
+    ) -> Result<Self, ExchangeError> {
         let (topic, message) = will;
         // With very many classes a status is longer than MQTT allows a will to be; clearing it says the same.
         let payload = Some(wire::encode(&message)).filter(|p| p.len() <= MAX_WILL_BYTES).unwrap_or_default();
@@ -232,19 +238,21 @@ impl Connection {
             .spawn(move || runtime.block_on(poller.run(event_loop)))
             .map_err(ExchangeError::Thread)?;
         let mut connection = Connection { client, inbox, first: None, shared, thread: Some(thread) };
-        match connection.inbox.recv_timeout(timeout) {
-            Ok(first) => {
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline && !stop.load(Ordering::Relaxed) {
+            if let Ok(first) = connection.inbox.recv_timeout(STOP_POLL) {
                 connection.first = Some(first);
-                Ok(connection)
-            }
-            Err(_) => {
-                connection.shared.stopping.store(true, Ordering::Relaxed);
-                // The thread may be waiting to try again: it is left to end by itself.
-                connection.thread = None;
-                let source = failed.try_recv().ok().map(Box::new);
-                Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
+                return Ok(connection);
             }
         }
+        connection.shared.stopping.store(true, Ordering::Relaxed);
+        // The thread may be waiting to try again: it is left to end by itself.
+        connection.thread = None;
+        if stop.load(Ordering::Relaxed) {
+            return Err(ExchangeError::Stopped);
+        }
+        let source = failed.try_recv().ok().map(Box::new);
+        Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
     }
 
     /// The next message, if there is one.

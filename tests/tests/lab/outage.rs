@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dkt_agent::config::AgentConfig;
 use dkt_agent::telemetry::event::Event;
-use dkt_tests::broker::Mosquitto;
+use dkt_tests::broker::{Mosquitto, free_port};
 use dkt_tests::config;
 use dkt_tests::process::Agent;
 
@@ -38,6 +38,20 @@ fn soft_targets_are_exchanged_again_after_the_broker_has_died_and_come_back() {
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!(ended.teacher_shares().iter().any(|share| *share > 0.0), "{} was never taught", ended.name);
     }
+}
+
+#[test]
+fn an_agent_that_waits_for_its_broker_ends_when_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = format!("mqtt://127.0.0.1:{}", free_port());
+    let mut config = config::exchanging(folder.path(), "alice", &nowhere, None);
+    // Longer than any test waits.
+    config.exchange.connect_timeout_s = 1e6;
+    let mut alice = start(&config);
+    alice.wait_for("the attempt to connect", |event| matches!(event, Event::Waiting { .. }).then_some(()));
+    alice.terminate();
+    let ended = alice.end();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
