@@ -4,9 +4,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use dkt_agent::config::AgentConfig;
+use dkt_agent::config::{AgentConfig, OptimizerConfig, TlsConfig};
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_tests::broker::free_port;
+use dkt_tests::certs::Certificates;
 use dkt_tests::process::{Output, run};
 use dkt_tests::{config, repository};
 use onnx_grad::graph::Graph;
@@ -320,4 +321,94 @@ fn data_and_model_of_an_evaluation_must_fit() {
     let output = model(digits_cnn(10, [3, 8, 8]));
     check("another size", &output, 65, &["[3, 8, 8]", "[1, 8, 8]"]);
     check("other classes", &model(digits_cnn(7, [1, 8, 8])), 65, &["has 7 classes, the data 10"]);
+}
+
+#[test]
+fn values_outside_their_range_are_refused_with_the_range() {
+    let case = Case::new();
+    let check = |key: &str, expected: &str, change: fn(&mut AgentConfig)| {
+        check(key, &case.agent(change), 78, &[key, expected]);
+    };
+    check("train.threads", "between 1 and 1024, found 20000", |c| c.train.threads = 20_000);
+    check("train.batch_size", "between 1 and 65536, found 65537", |c| c.train.batch_size = 65_537);
+    check("train.optimizer", "beta1 and beta2 from 0 to below 1", |c| {
+        c.train.optimizer = OptimizerConfig::Adam { beta1: 1.0, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    });
+    check("exchange.teachers", "names of other agents, found its own, `alice`", |c| {
+        c.exchange.teachers = vec![c.agent.clone()];
+    });
+    check("data.crop_padding", "smaller side of the images (1x8x8), found 8", |c| c.data.crop_padding = 8);
+}
+
+#[test]
+fn a_folder_with_the_results_of_others_is_not_written_to() {
+    let case = Case::new();
+    let out = case.path("lab");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(".dkt-testbed"), "").unwrap();
+    let output = case.agent(|c| c.out = Some(out.clone()));
+    check("a testbed's folder", &output, 78, &["`out`", "with the results of a testbed"]);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing was written");
+
+    let busy = case.path("busy");
+    let mut config = config::alone(case.folder.path(), "alice");
+    config.out = Some(busy.clone());
+    config.train.epochs = 100_000;
+    let mut first = crate::start(&config);
+    first.started();
+    check("another run's folder", &case.agent(|c| c.out = Some(busy)), 69, &["in use by another run"]);
+    first.terminate();
+    assert_eq!(first.end().code, Some(0));
+}
+
+#[test]
+fn a_network_is_not_overwritten_by_what_is_made_of_it() {
+    let case = Case::new();
+    let file = case.path("network.onnx");
+    let bytes = digits_cnn(10, [1, 8, 8]).encode();
+    fs::write(&file, &bytes).unwrap();
+    for command in ["derive", "attach-heads"] {
+        let output =
+            run(dkt(["model".as_ref(), command.as_ref(), file.as_os_str(), "-o".as_ref(), file.as_os_str()]));
+        check(command, &output, 2, &["network.onnx", "would be overwritten"]);
+        assert_eq!(fs::read(&file).unwrap(), bytes, "{command}");
+    }
+    let train = case.path("train.onnx");
+    let derived =
+        run(dkt(["model".as_ref(), "derive".as_ref(), file.as_os_str(), "-o".as_ref(), train.as_os_str()]));
+    assert_eq!(derived.code, Some(0), "{derived:?}");
+    let output = case.agent(|c| c.model.network = train.display().to_string());
+    check("a training step", &output, 65, &["this is a training step; give the forward file"]);
+}
+
+#[test]
+fn wrong_tls_files_are_named_before_anything_connects() {
+    let case = Case::new();
+    let certificates = Certificates::make(&case.path("certs"), &["alice", "bob"]);
+    let rubbish = case.path("rubbish.pem");
+    fs::write(&rubbish, "rubbish").unwrap();
+    let check = |what: &str, says: &[&str], change: &dyn Fn(&mut TlsConfig)| {
+        let mut tls = certificates.of("alice");
+        change(&mut tls);
+        let output = case.agent(|c| {
+            c.exchange.enabled = true;
+            c.exchange.broker = format!("mqtts://127.0.0.1:{}", free_port());
+            c.exchange.tls = Some(tls);
+        });
+        check(what, &output, 78, says);
+    };
+    check("no authority", &["rubbish.pem", "expected PEM certificates"], &|tls| tls.ca = rubbish.clone());
+    check("no key", &["rubbish.pem", "expected a private key"], &|tls| tls.key = rubbish.clone());
+    let bobs = certificates.of("bob").key;
+    check("another's key", &["cannot be used together"], &|tls| tls.key = bobs.clone());
+}
+
+#[test]
+fn a_password_in_an_address_is_refused_and_not_shown() {
+    let output = Case::new().agent(|c| {
+        c.exchange.enabled = true;
+        c.exchange.broker = "mqtt://alice:secret@lab".to_owned();
+    });
+    check("a password", &output, 78, &["are not supported"]);
+    assert!(!output.stderr.contains("secret"), "{}", output.stderr);
 }
