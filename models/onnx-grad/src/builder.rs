@@ -58,13 +58,7 @@ impl Builder {
     /// [`GradError::Unsupported`] with every node whose operator is unknown; whatever shape inference finds
     /// wrong with the graph.
     pub fn from_graph(graph: Graph) -> Result<Self, GradError> {
-        let unknown = |node: &&Node| !node.domain.is_empty() || !shape::is_known(&node.op);
-        let mut unsupported: Vec<UnsupportedNode> =
-            graph.nodes.iter().filter(unknown).map(|n| UnsupportedNode::new(n, graph.opset)).collect();
-        if !unsupported.is_empty() {
-            unsupported.sort();
-            return Err(GradError::Unsupported(unsupported));
-        }
+        refuse_unknown(&graph.nodes, graph.opset)?;
         let mut builder = Builder::new(&graph.name, graph.opset);
         builder.graph.metadata = graph.metadata;
         for input in graph.inputs {
@@ -289,6 +283,19 @@ impl Builder {
         self.values.insert(name.to_owned(), value);
         Ok(())
     }
+}
+
+/// # Errors
+/// [`GradError::Unsupported`] with every node whose operator is unknown.
+pub(crate) fn refuse_unknown(nodes: &[Node], opset: u32) -> Result<(), GradError> {
+    let unknown = |node: &&Node| !node.domain.is_empty() || !shape::is_known(&node.op);
+    let mut unsupported: Vec<UnsupportedNode> =
+        nodes.iter().filter(unknown).map(|n| UnsupportedNode::new(n, opset)).collect();
+    if unsupported.is_empty() {
+        return Ok(());
+    }
+    unsupported.sort();
+    Err(GradError::Unsupported(unsupported))
 }
 
 /// `const/i64[2]/3,4` while that is short, else a hash of the content.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::error::GradError;
 use crate::graph::Graph;
 use crate::reverse;
-use crate::vjp::{self, BatchNorm, Mode};
+use crate::vjp::{self, BatchNorm, How, Mode};
 
 /// One line of the table of derivative rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,16 +16,40 @@ pub struct Rule {
     pub opsets: RangeInclusive<u32>,
     /// Inputs that never get a gradient.
     pub stop: &'static [usize],
-    /// Whether training writes the node in another form.
-    pub lowered: bool,
+    pub how: Derivative,
+    /// Where the derivative does not exist, and what is taken there.
+    pub undefined: &'static str,
 }
 
-/// Every rule, in the order of the table.
+/// How an operator is differentiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derivative {
+    /// By a rule for the node as it is.
+    Rule,
+    /// By a rule, after the node is written in another form that keeps what the rule needs.
+    Lowered,
+    /// By the rules of the operators that it is written as.
+    Decomposed,
+    /// Constant wherever it is smooth, or no floating number: nothing behind it learns.
+    Constant,
+}
+
+/// The table, in its order.
 pub fn rules() -> Vec<Rule> {
-    vjp::TABLE
-        .iter()
-        .map(|e| Rule { op: e.op, opsets: e.opsets.clone(), stop: e.stop, lowered: e.lower.is_some() })
-        .collect()
+    let how = |how| match how {
+        How::Rule(_) => Derivative::Rule,
+        How::Lowered(..) => Derivative::Lowered,
+        How::Decomposed(_) => Derivative::Decomposed,
+        How::Constant => Derivative::Constant,
+    };
+    let rule = |e: &vjp::Entry| Rule {
+        op: e.op,
+        opsets: e.opsets.clone(),
+        stop: e.stop,
+        how: how(e.how),
+        undefined: e.undefined,
+    };
+    vjp::TABLE.iter().map(rule).collect()
 }
 
 /// The graph in its training form with the outputs it has, and after them, for every name in `values`, the

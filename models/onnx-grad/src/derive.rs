@@ -122,8 +122,9 @@ pub fn trainable(graph: &Graph, loss: &str) -> Result<Vec<String>, GradError> {
         if !node.outputs.iter().any(|o| wanted.contains(o.as_str())) {
             continue;
         }
-        let stop = crate::vjp::entry(node, graph.opset.max(MIN_OPSET)).map_or(&[][..], |e| e.stop);
-        for (i, input) in node.inputs.iter().enumerate().filter(|(i, _)| !stop.contains(i)) {
+        let entry = crate::vjp::entry(node, graph.opset.max(MIN_OPSET));
+        for (i, input) in node.inputs.iter().enumerate().filter(|(i, _)| !entry.is_some_and(|e| e.stops(*i)))
+        {
             wanted.insert(input);
             let learns = |t: &Tensor| t.dtype.is_float() && !t.dims.is_empty() && !is_statistic(&node.op, i);
             if graph.initializers.get(input).is_some_and(learns) {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::builder::Builder;
+use crate::builder::{self, Builder};
 use crate::error::{GradError, UnsupportedNode};
 use crate::graph::{Graph, Node, Shape};
-use crate::vjp::{self, Mode, Vjp};
+use crate::vjp::{self, How, Mode, Vjp};
 
 /// A forward graph copied for training, with what its lowered nodes keep.
 pub(crate) struct Forward {
@@ -18,10 +18,10 @@ pub(crate) struct Forward {
     pub next_state: Vec<(String, String)>,
 }
 
-/// Copies the part of `graph` that `wanted` depends on, nodes lowered where their rules ask for it.
+/// Copies the part of `graph` that `wanted` depends on, nodes decomposed or lowered where the table says so.
 ///
 /// # Errors
-/// What shape inference or a lowering refuses.
+/// [`GradError::Unsupported`] with every unknown operator; what shape inference or a lowering refuses.
 pub(crate) fn copy_forward(
     graph: &Graph,
     opset: u32,
@@ -38,31 +38,63 @@ pub(crate) fn copy_forward(
         }
     }
     kept.reverse();
-    let mut builder = Builder::new(&graph.name, opset);
-    for input in &graph.inputs {
-        builder.input(&input.name, input.dtype, input.shape.clone())?;
-    }
-    for (name, tensor) in &graph.initializers {
-        if needed.contains(name.as_str()) {
-            builder.initializer(name, tensor.clone())?;
+    builder::refuse_unknown(&kept, opset)?;
+    let empty = || -> Result<Builder, GradError> {
+        let mut builder = Builder::new(&graph.name, opset);
+        for input in &graph.inputs {
+            builder.input(&input.name, input.dtype, input.shape.clone())?;
         }
+        for (name, tensor) in &graph.initializers {
+            if needed.contains(name.as_str()) {
+                builder.initializer(name, tensor.clone())?;
+            }
+        }
+        Ok(builder)
+    };
+    let is_decomposed =
+        |node: &Node| vjp::entry(node, opset).is_some_and(|e| matches!(e.how, How::Decomposed(_)));
+    let mut builder = empty()?;
+    if kept.iter().any(is_decomposed) {
+        let decomposed = decompose(empty()?, &kept, trained)?;
+        // Constants that decompositions made.
+        for (name, tensor) in decomposed.initializers {
+            if builder.value(&name).is_err() {
+                builder.initializer(&name, tensor)?;
+            }
+        }
+        kept = decomposed.nodes;
     }
     let on_path = depends_on(&kept, trained);
     let mut saved = HashMap::new();
     let mut next_state = Vec::new();
     for node in &kept {
-        let lower = vjp::entry(node, opset).and_then(|entry| entry.lower);
-        match lower.filter(|_| node.outputs.iter().any(|o| on_path.contains(o.as_str()))) {
-            Some(lower) => {
+        let on_path = node.outputs.iter().any(|o| on_path.contains(o.as_str()));
+        match vjp::entry(node, opset).map(|entry| entry.how) {
+            Some(How::Lowered(lower, _)) if on_path => {
                 builder.set_scope(&node.name);
                 let lowered = lower(&mut builder, node, mode)?;
                 saved.insert(node.name.clone(), lowered.saved);
                 next_state.extend(lowered.next_state);
             }
-            None => builder.push(node.clone())?,
+            _ => builder.push(node.clone())?,
         }
     }
     Ok(Forward { builder, nodes: kept, saved, next_state })
+}
+
+/// `nodes` with those that gradients pass through written as the table decomposes them.
+fn decompose(mut builder: Builder, nodes: &[Node], trained: &BTreeSet<&str>) -> Result<Graph, GradError> {
+    let on_path = depends_on(nodes, trained);
+    for node in nodes {
+        match vjp::entry(node, builder.opset()).map(|entry| entry.how) {
+            Some(How::Decomposed(decompose)) if node.outputs.iter().any(|o| on_path.contains(o.as_str())) => {
+                builder.set_scope(&node.name);
+                decompose(&mut builder, node)?;
+            }
+            _ => builder.push(node.clone())?,
+        }
+    }
+    Ok(builder.finish())
 }
 
 /// Values that depend on any of `sources`, the sources among them.
@@ -87,7 +119,7 @@ pub(crate) fn differentiate(
 ) -> Result<BTreeMap<String, String>, GradError> {
     let Forward { builder, nodes, saved, .. } = forward;
     let reached = depends_on(nodes, parameters);
-    refuse_unsupported(nodes, &reached, loss, builder.opset())?;
+    refuse_unsupported(builder, nodes, &reached, loss)?;
     let dtype = builder.value(loss)?.dtype;
     let one = builder.scalar(dtype, 1.0)?;
     let mut contributions: HashMap<String, Vec<String>> = HashMap::from([(loss.to_owned(), vec![one])]);
@@ -97,13 +129,14 @@ pub(crate) fn differentiate(
         for output in &node.outputs {
             dy.push(accumulate(builder, output, &mut contributions)?);
         }
-        let entry = match vjp::entry(node, builder.opset()) {
-            Some(entry) if dy.iter().any(Option::is_some) => entry,
-            _ => continue,
-        };
+        if dy.iter().all(Option::is_none) {
+            continue;
+        }
+        let Some(entry) = vjp::entry(node, builder.opset()) else { continue };
+        let (How::Rule(rule) | How::Lowered(_, rule)) = entry.how else { continue };
         let mut needs = Vec::with_capacity(node.inputs.len());
         for (i, input) in node.inputs.iter().enumerate() {
-            let wanted = reached.contains(input.as_str()) && !entry.stop.contains(&i);
+            let wanted = reached.contains(input.as_str()) && !entry.stops(i);
             needs.push(wanted && builder.value(input)?.dtype.is_float());
         }
         if !needs.contains(&true) {
@@ -112,7 +145,7 @@ pub(crate) fn differentiate(
         builder.set_scope(&format!("{}.grad", node.name));
         let kept = saved.get(&node.name).unwrap_or(&nothing_saved);
         let mut vjp = Vjp::new(builder, node, dy, needs.clone(), kept);
-        (entry.rule)(&mut vjp)?;
+        rule(&mut vjp)?;
         for (i, (dx, needed)) in vjp.finish().into_iter().zip(needs).enumerate() {
             if let Some(dx) = dx.filter(|_| needed) {
                 check_shape(builder, node, i, &dx)?;
@@ -131,23 +164,24 @@ pub(crate) fn differentiate(
 
 /// The nodes between the parameters and the loss that have no rule, all of them.
 fn refuse_unsupported(
+    builder: &Builder,
     nodes: &[Node],
     reached: &HashSet<&str>,
     loss: &str,
-    opset: u32,
 ) -> Result<(), GradError> {
+    let opset = builder.opset();
+    let is_float = |value: &str| builder.value(value).is_ok_and(|v| v.dtype.is_float());
     let mut wanted = HashSet::from([loss]);
     let mut unsupported = Vec::new();
     for node in nodes.iter().rev() {
-        let differentiated = node.outputs.iter().any(|o| wanted.contains(o.as_str()));
+        let differentiated = node.outputs.iter().any(|o| wanted.contains(o.as_str()) && is_float(o));
         if !differentiated {
             continue;
         }
         let entry = vjp::entry(node, opset);
-        let stop = entry.map_or(&[][..], |e| e.stop);
         let inputs: Vec<&str> = (0..)
             .zip(&node.inputs)
-            .filter(|(i, input)| reached.contains(input.as_str()) && !stop.contains(i))
+            .filter(|(i, input)| reached.contains(input.as_str()) && !entry.is_some_and(|e| e.stops(*i)))
             .map(|(_, input)| input.as_str())
             .collect();
         if entry.is_none() && !inputs.is_empty() {

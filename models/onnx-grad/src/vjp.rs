@@ -25,6 +25,9 @@ use crate::graph::{Attribute, Node, Shape};
 /// Emits the nodes that compute the input gradients of one forward node.
 pub(crate) type Rule = fn(&mut Vjp<'_>) -> Result<(), GradError>;
 
+/// Writes one forward node as nodes that all have rules, the node's own output names among theirs.
+pub(crate) type Decompose = fn(&mut Builder, &Node) -> Result<(), GradError>;
+
 /// Writes one forward node for training in another form, which keeps what its rule needs.
 pub(crate) type Lower = fn(&mut Builder, &Node, &Mode) -> Result<Lowered, GradError>;
 
@@ -53,15 +56,52 @@ pub(crate) struct Lowered {
     pub next_state: Vec<(String, String)>,
 }
 
+/// How an operator is differentiated.
+#[derive(Clone, Copy)]
+pub(crate) enum How {
+    /// By its rule.
+    Rule(Rule),
+    /// By its rule, after it is written in another form that keeps what the rule needs.
+    Lowered(Lower, Rule),
+    /// By the rules of the operators that it is written as.
+    Decomposed(Decompose),
+    /// Not at all: the output is constant wherever it is smooth, or no floating number. Nothing behind it learns.
+    Constant,
+}
+
 /// One line of the table.
 pub(crate) struct Entry {
     pub op: &'static str,
     /// Versions of `ai.onnx` in which the rule holds.
     pub opsets: RangeInclusive<u32>,
-    pub rule: Rule,
+    pub how: How,
     /// Inputs that never get a gradient: indices, shapes, axes.
     pub stop: &'static [usize],
-    pub lower: Option<Lower>,
+    /// Where the derivative does not exist, and what is taken there.
+    pub undefined: &'static str,
+}
+
+impl Entry {
+    const fn new(op: &'static str, how: How) -> Self {
+        Entry { op, opsets: OPSETS, how, stop: &[], undefined: "" }
+    }
+
+    const fn stop(self, stop: &'static [usize]) -> Self {
+        Entry { stop, ..self }
+    }
+
+    const fn since(self, opset: u32) -> Self {
+        Entry { opsets: opset..=*OPSETS.end(), ..self }
+    }
+
+    const fn undefined(self, undefined: &'static str) -> Self {
+        Entry { undefined, ..self }
+    }
+
+    /// Whether the `i`-th input never gets a gradient.
+    pub fn stops(&self, i: usize) -> bool {
+        matches!(self.how, How::Constant) || self.stop.contains(&i)
+    }
 }
 
 /// The rule's vocabulary for one forward node.
@@ -177,63 +217,90 @@ pub(crate) fn entry(node: &Node, opset: u32) -> Option<&'static Entry> {
 /// Versions of `ai.onnx` that we read.
 pub(crate) const OPSETS: RangeInclusive<u32> = 13..=21;
 
-const fn plain(op: &'static str, rule: Rule) -> Entry {
-    Entry { op, opsets: OPSETS, rule, stop: &[], lower: None }
+const fn rule(op: &'static str, rule: Rule) -> Entry {
+    Entry::new(op, How::Rule(rule))
 }
 
-const fn stopped(op: &'static str, rule: Rule, stop: &'static [usize]) -> Entry {
-    Entry { stop, ..plain(op, rule) }
+const fn lowered(op: &'static str, rule: Rule, lower: Lower) -> Entry {
+    Entry::new(op, How::Lowered(lower, rule))
 }
 
-const fn lowered(op: &'static str, rule: Rule, stop: &'static [usize], lower: Lower) -> Entry {
-    Entry { lower: Some(lower), ..stopped(op, rule, stop) }
+const fn decomposed(op: &'static str, decompose: Decompose) -> Entry {
+    Entry::new(op, How::Decomposed(decompose))
 }
 
-/// Every operator that can be differentiated.
+const fn constant(op: &'static str) -> Entry {
+    Entry::new(op, How::Constant)
+}
+
+/// Every operator that can be differentiated, and those that are known to have no derivative.
 pub(crate) static TABLE: &[Entry] = &[
-    plain("Add", elementwise::sum),
-    plain("Sub", elementwise::sub),
-    plain("Mul", elementwise::mul),
-    plain("Div", elementwise::div),
-    plain("Neg", elementwise::neg),
-    plain("Sqrt", elementwise::sqrt),
-    plain("Exp", elementwise::exp),
-    plain("Log", elementwise::log),
-    plain("Pow", elementwise::pow),
-    plain("Relu", elementwise::relu),
-    plain("Sigmoid", elementwise::sigmoid),
-    plain("Tanh", elementwise::tanh),
-    plain("Identity", elementwise::identity),
-    plain("Cast", elementwise::cast),
-    plain("Sum", elementwise::sum),
-    plain("Max", elementwise::extremum),
-    plain("Min", elementwise::extremum),
-    stopped("Clip", elementwise::clip, &[1, 2]),
-    stopped("Where", elementwise::r#where, &[0]),
-    lowered("Dropout", elementwise::identity, &[1, 2], elementwise::lower_dropout),
-    plain("MatMul", matmul::matmul),
-    plain("Gemm", matmul::gemm),
-    plain("Softmax", softmax::softmax),
-    plain("LogSoftmax", softmax::log_softmax),
-    stopped("ReduceSum", reduce::sum, &[1]),
-    stopped("ReduceMean", reduce::mean, &[1]),
-    stopped("ReduceMax", reduce::extremum, &[1]),
-    stopped("ReduceMin", reduce::extremum, &[1]),
-    plain("GlobalAveragePool", reduce::global_average),
-    plain("GlobalMaxPool", reduce::global_max),
-    stopped("Reshape", movement::reshape, &[1]),
-    plain("Flatten", movement::reshape),
-    stopped("Squeeze", movement::reshape, &[1]),
-    stopped("Unsqueeze", movement::reshape, &[1]),
-    plain("Transpose", movement::transpose),
-    plain("Concat", movement::concat),
-    stopped("Split", movement::split, &[1]),
-    stopped("Slice", movement::slice, &[1, 2, 3, 4]),
-    stopped("Pad", movement::pad, &[1, 2, 3]),
-    stopped("Expand", movement::expand, &[1]),
-    stopped("Gather", movement::gather, &[1]),
-    lowered("Conv", conv::conv, &[], conv::lower),
-    plain("AveragePool", pool::average),
-    lowered("MaxPool", pool::max, &[], pool::lower_max),
-    lowered("BatchNormalization", norm::batch_norm, &[3, 4], norm::lower),
+    // Arithmetic.
+    rule("Add", elementwise::sum),
+    rule("Div", elementwise::div).undefined("where the divisor is 0"),
+    rule("Max", elementwise::extremum).undefined("where inputs are equal: shared evenly"),
+    rule("Min", elementwise::extremum).undefined("where inputs are equal: shared evenly"),
+    rule("Mul", elementwise::mul),
+    rule("Neg", elementwise::neg),
+    rule("Pow", elementwise::pow)
+        .undefined("base 0 with an exponent below 1; the exponent's where the base is not positive"),
+    rule("Sub", elementwise::sub),
+    rule("Sum", elementwise::sum),
+    // Functions of one variable.
+    rule("Cast", elementwise::cast),
+    rule("Clip", elementwise::clip).stop(&[1, 2]).undefined("at the bounds: 1"),
+    rule("Exp", elementwise::exp),
+    rule("Identity", elementwise::identity),
+    rule("Log", elementwise::log).undefined("at 0"),
+    rule("Relu", elementwise::relu).undefined("at 0: 0"),
+    rule("Sigmoid", elementwise::sigmoid),
+    rule("Sqrt", elementwise::sqrt).undefined("at 0"),
+    rule("Tanh", elementwise::tanh),
+    rule("Where", elementwise::r#where).stop(&[0]),
+    lowered("Dropout", elementwise::identity, elementwise::lower_dropout).stop(&[1, 2]),
+    // Products and sliding windows.
+    rule("AveragePool", pool::average),
+    rule("Gemm", matmul::gemm),
+    rule("MatMul", matmul::matmul),
+    lowered("Conv", conv::conv, conv::lower),
+    lowered("MaxPool", pool::max, pool::lower_max)
+        .undefined("where elements of a window are equal: the first takes all"),
+    // Normalisation.
+    lowered("BatchNormalization", norm::batch_norm, norm::lower).stop(&[3, 4]),
+    rule("LogSoftmax", softmax::log_softmax),
+    rule("Softmax", softmax::softmax),
+    // Reductions.
+    rule("GlobalAveragePool", reduce::global_average),
+    rule("GlobalMaxPool", reduce::global_max).undefined("where elements are equal: shared evenly"),
+    rule("ReduceMax", reduce::extremum).stop(&[1]).undefined("where elements are equal: shared evenly"),
+    rule("ReduceMean", reduce::mean).stop(&[1]),
+    rule("ReduceMin", reduce::extremum).stop(&[1]).undefined("where elements are equal: shared evenly"),
+    rule("ReduceSum", reduce::sum).stop(&[1]),
+    // Movement.
+    rule("Concat", movement::concat),
+    rule("Expand", movement::expand).stop(&[1]),
+    rule("Flatten", movement::reshape),
+    rule("Gather", movement::gather).stop(&[1]),
+    rule("Pad", movement::pad).stop(&[1, 2, 3]),
+    rule("Reshape", movement::reshape).stop(&[1]),
+    rule("Slice", movement::slice).stop(&[1, 2, 3, 4]),
+    rule("Split", movement::split).stop(&[1]),
+    rule("Squeeze", movement::reshape).stop(&[1]),
+    rule("Transpose", movement::transpose),
+    rule("Unsqueeze", movement::reshape).stop(&[1]),
+    // Constant wherever they are smooth, or no floating numbers.
+    constant("And"),
+    constant("Ceil"),
+    constant("Equal"),
+    constant("Floor"),
+    constant("Greater"),
+    constant("GreaterOrEqual"),
+    constant("Less"),
+    constant("LessOrEqual"),
+    constant("Not"),
+    constant("Or"),
+    constant("Range"),
+    constant("Shape"),
+    constant("Sign"),
+    constant("Size"),
 ];

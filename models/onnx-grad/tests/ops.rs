@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use onnx_grad::check;
+use onnx_grad::check::{self, Derivative, Rule};
 
 #[test]
 fn ops_md_is_up_to_date() {
@@ -26,18 +26,40 @@ fn coverage() -> String {
 
 Generated from the table in `src/vjp.rs` by `UPDATE_OPS=1 cargo test -p onnx-grad --test ops`.
 
-A *stop-edge* is an input that never gets a gradient. A *lowered* operator is written in another form in the
-training graph, which keeps what its derivative needs.
+A *stop-edge* is an input that never gets a gradient. *How*: by a **rule**; **lowered**, that is, written in another
+form in the training graph which keeps what its rule needs; **decomposed** into operators that have rules. *Undefined*:
+where the derivative does not exist, and what is taken there.
 
-| operator | opsets | stop-edges | lowered |
-| --- | --- | --- | --- |
+| operator | opsets | how | stop-edges | undefined |
+| --- | --- | --- | --- | --- |
 "
     .to_owned();
-    for rule in rules {
+    let (constant, differentiated): (Vec<Rule>, Vec<Rule>) =
+        rules.into_iter().partition(|rule| rule.how == Derivative::Constant);
+    for rule in differentiated {
         let stop: Vec<String> = rule.stop.iter().map(ToString::to_string).collect();
-        let lowered = if rule.lowered { "yes" } else { "" };
+        let how = match rule.how {
+            Derivative::Lowered => "lowered",
+            Derivative::Decomposed => "decomposed",
+            Derivative::Rule | Derivative::Constant => "rule",
+        };
         let (first, last) = (rule.opsets.start(), rule.opsets.end());
-        writeln!(text, "| {} | {first} to {last} | {} | {lowered} |", rule.op, stop.join(", ")).unwrap();
+        let (op, stop, undefined) = (rule.op, stop.join(", "), rule.undefined);
+        writeln!(text, "| {op} | {first} to {last} | {how} | {stop} | {undefined} |").unwrap();
     }
+    let constant: Vec<String> = constant.iter().map(|rule| format!("`{}`", rule.op)).collect();
+    write!(
+        text,
+        "
+## Operators without a derivative
+
+Constant wherever they are smooth, or no floating numbers; nothing behind them learns, and a network may contain them:
+{}.
+
+Any other operator between a trained parameter and the loss is an error that names its nodes.
+",
+        constant.join(", ")
+    )
+    .unwrap();
     text
 }

@@ -33,7 +33,9 @@ fn problems() -> Vec<Problem> {
 #[test]
 fn every_rule_has_a_problem() {
     let covered: BTreeSet<&str> = problems().iter().map(|p| p.op).collect();
-    let missing: Vec<&str> = check::rules().iter().map(|r| r.op).filter(|op| !covered.contains(op)).collect();
+    let rules = check::rules();
+    let differentiated = rules.iter().filter(|r| r.how != check::Derivative::Constant);
+    let missing: Vec<&str> = differentiated.map(|r| r.op).filter(|op| !covered.contains(op)).collect();
     assert!(missing.is_empty(), "no problem checks the rules of {missing:?}");
 }
 
