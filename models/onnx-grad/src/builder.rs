@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{GradError, UnsupportedNode};
 use crate::graph::{Attribute, DataType, Dim, Graph, Node, Shape, Tensor, ValueInfo};
-use crate::shape;
+use crate::shape::{self, Int};
 
 /// What is known of a value before the graph runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
     pub dtype: DataType,
     pub shape: Shape,
-    /// Integer content where it is known (or known by symbol): the result of `Shape`, the target of
-    /// `Reshape`. Only for int64 values of rank 0 or 1.
-    pub content: Option<Vec<Dim>>,
+    /// Content of a small integer or boolean tensor, where it is known: the result of `Shape`, the target of
+    /// `Reshape`. Row major.
+    pub(crate) content: Option<Vec<Int>>,
 }
 
 /// A graph under construction.
@@ -122,10 +122,7 @@ impl Builder {
     /// # Errors
     /// [`GradError::Redefined`] if the name is taken.
     pub fn initializer(&mut self, name: &str, tensor: Tensor) -> Result<String, GradError> {
-        let content = (tensor.dtype == DataType::I64 && tensor.dims.len() <= 1)
-            .then(|| tensor.to_i64())
-            .transpose()?
-            .and_then(|v| v.into_iter().map(|n| usize::try_from(n).ok().map(Dim::Size)).collect());
+        let content = shape::integers(&tensor);
         let shape = tensor.dims.iter().map(|&n| Dim::Size(n)).collect();
         self.define(name, Value { dtype: tensor.dtype, shape, content })?;
         self.graph.initializers.insert(name.to_owned(), tensor);

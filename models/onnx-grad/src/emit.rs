@@ -178,7 +178,7 @@ pub(crate) fn const_ints(b: &Builder, name: &str) -> Option<Vec<i64>> {
         return tensor.to_i64().ok();
     }
     let content = b.value(name).ok()?.content.as_ref()?;
-    content.iter().map(|d| d.size().map(|n| n as i64)).collect()
+    content.iter().map(crate::shape::Int::number).collect()
 }
 
 /// Non-negative axis, counted from the front.

@@ -1,9 +1,11 @@
 //! Type and shape of every operator's outputs, as far as they are known before the graph runs.
 //!
 //! A table from operator to function; each function follows the shape section of the operator's page in the
-//! ONNX specification. Integer contents (the result of `Shape`, the target of `Reshape`) are followed too, so
-//! that what PyTorch writes for a dynamic batch size keeps its meaning.
+//! ONNX specification. Integer contents (the result of `Shape`, the target of `Reshape`) are followed too
+//! ([`fold`]), so that what PyTorch writes for a dynamic batch size keeps its meaning.
 
+mod fold;
+mod int;
 mod layers;
 mod movement;
 
@@ -11,9 +13,7 @@ use crate::builder::Value;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Node, Shape, Tensor};
 use crate::reverse::show;
-
-/// Content of an entry of a `Reshape` target that is to be inferred.
-pub(crate) const INFERRED: &str = "-1";
+pub(crate) use int::Int;
 
 type Infer = fn(&Context<'_>) -> Result<Vec<Value>, GradError>;
 
@@ -118,7 +118,49 @@ pub(crate) fn infer<'a>(
     })?;
     let inputs = (0..node.inputs.len()).map(|i| node.input(i).and_then(value)).collect();
     let tensors = (0..node.inputs.len()).map(|i| node.input(i).and_then(tensor)).collect();
-    infer(&Context { node, opset, inputs, tensors })
+    let context = Context { node, opset, inputs, tensors };
+    let mut values = infer(&context)?;
+    if let Some(first) = values.first_mut().filter(|v| v.content.is_none() && holds_integers(v.dtype)) {
+        first.content = folded(&context, &first.shape);
+    }
+    Ok(values)
+}
+
+/// Whether contents of this type are followed.
+fn holds_integers(dtype: DataType) -> bool {
+    matches!(dtype, DataType::I64 | DataType::I32 | DataType::Bool)
+}
+
+fn folded(c: &Context<'_>, shape: &Shape) -> Option<Vec<Int>> {
+    let dims = |shape: &Shape| shape.iter().map(Dim::size).collect::<Option<Vec<usize>>>();
+    let of_inputs: Vec<Option<Vec<usize>>> = c.inputs.iter().map(|v| dims(&v.as_ref()?.shape)).collect();
+    let known = |(value, dims): (&Option<&'_ Value>, &'_ Option<Vec<usize>>)| -> Option<_> {
+        Some((dims.clone()?, value.as_ref()?.content.clone()?))
+    };
+    let inputs: Vec<Option<(Vec<usize>, Vec<Int>)>> = c.inputs.iter().zip(&of_inputs).map(known).collect();
+    let inputs: Vec<Option<fold::Known<'_>>> = inputs
+        .iter()
+        .map(|known| known.as_ref().map(|(dims, content)| fold::Known { dims, content }))
+        .collect();
+    fold::fold(c.node, &inputs, &dims(shape)?)
+}
+
+/// Content of a small integer or boolean tensor.
+pub(crate) fn integers(tensor: &Tensor) -> Option<Vec<Int>> {
+    if tensor.n_elements() > fold::MAX_ELEMENTS {
+        return None;
+    }
+    let numbers: Vec<i64> = match tensor.dtype {
+        DataType::I64 => tensor.to_i64().ok()?,
+        DataType::I32 => tensor
+            .bytes
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
+            .collect(),
+        DataType::Bool => tensor.bytes.iter().map(|&b| i64::from(b != 0)).collect(),
+        _ => return None,
+    };
+    Some(numbers.into_iter().map(Int::from).collect())
 }
 
 /// One node and what is known of its inputs.
@@ -142,35 +184,22 @@ impl<'a> Context<'a> {
         Ok(&self.x(i)?.shape)
     }
 
-    /// The `i`-th input's integers, where they are constant.
+    /// The `i`-th input's integers, where all are numbers.
     fn constant_ints(&self, i: usize) -> Option<Vec<i64>> {
         if let Some(tensor) = self.tensors.get(i).copied().flatten() {
             return tensor.to_i64().ok();
         }
-        let content = self.opt(i)?.content.as_ref()?;
-        content
-            .iter()
-            .map(|d| match d {
-                Dim::Size(n) => i64::try_from(*n).ok(),
-                Dim::Symbol(s) if s == INFERRED => Some(-1),
-                Dim::Symbol(_) => None,
-            })
-            .collect()
+        self.content(i)?.iter().map(Int::number).collect()
     }
 
-    /// The `i`-th input's integers, constant or by symbol, with [`INFERRED`] for -1.
-    fn content(&self, i: usize) -> Option<Vec<Dim>> {
-        if let Some(content) = &self.opt(i)?.content {
-            return Some(content.clone());
-        }
-        self.constant_ints(i)?
-            .into_iter()
-            .map(|n| match usize::try_from(n) {
-                Ok(n) => Some(Dim::Size(n)),
-                Err(_) if n == -1 => Some(Dim::Symbol(INFERRED.to_owned())),
-                Err(_) => None,
-            })
-            .collect()
+    /// The `i`-th input's integers, as numbers or by symbol.
+    fn content(&self, i: usize) -> Option<&'a [Int]> {
+        self.opt(i)?.content.as_deref()
+    }
+
+    /// The `i`-th input as a shape.
+    fn dims(&self, i: usize) -> Option<Shape> {
+        self.content(i)?.iter().map(Int::to_dim).collect()
     }
 
     fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> GradError {
@@ -208,7 +237,7 @@ fn same(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 }
 
 fn identity(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
-    Ok(vec![Value { content: c.content(0), ..c.x(0)?.clone() }])
+    Ok(vec![c.x(0)?.clone()])
 }
 
 fn dropout(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -222,8 +251,7 @@ fn cast(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let code = c.node.int("to", 0)?;
     let dtype = crate::write::data_type_of_code(code)
         .ok_or_else(|| c.error("a supported element type", format!("ONNX element type {code}")))?;
-    let content = if dtype.is_float() { None } else { c.content(0) };
-    Ok(vec![Value { dtype, shape: x.shape.clone(), content }])
+    one(dtype, x.shape.clone())
 }
 
 /// Shape of operands broadcast against each other, as NumPy does; `None` where they do not fit.
@@ -265,35 +293,7 @@ fn require_one_type(c: &Context<'_>) -> Result<DataType, GradError> {
 }
 
 fn arithmetic(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
-    let dtype = require_one_type(c)?;
-    let shape = broadcast_all(c, 0)?;
-    let content = if dtype == DataType::I64 { integer_arithmetic(c) } else { None };
-    Ok(vec![Value { dtype, shape, content }])
-}
-
-/// Element by element, for two operands of known integers, equally long or one of them single.
-fn integer_arithmetic(c: &Context<'_>) -> Option<Vec<Dim>> {
-    if c.inputs.len() != 2 {
-        return None;
-    }
-    let (a, b) = (c.constant_ints(0)?, c.constant_ints(1)?);
-    let n = a.len().max(b.len());
-    let at = |v: &[i64], i: usize| if v.len() == 1 { Some(v[0]) } else { v.get(i).copied() };
-    (0..n)
-        .map(|i| {
-            let (a, b) = (at(&a, i)?, at(&b, i)?);
-            let value = match c.node.op.as_str() {
-                "Add" => a.checked_add(b),
-                "Sub" => a.checked_sub(b),
-                "Mul" => a.checked_mul(b),
-                "Div" => a.checked_div(b),
-                "Max" => Some(a.max(b)),
-                "Min" => Some(a.min(b)),
-                _ => None,
-            };
-            value.and_then(|v| usize::try_from(v).ok()).map(Dim::Size)
-        })
-        .collect()
+    one(require_one_type(c)?, broadcast_all(c, 0)?)
 }
 
 /// The exponent may have a type of its own.

@@ -1,6 +1,7 @@
 //! Operators that move, select or reduce elements, and the shape arithmetic around them.
 
-use super::{Context, INFERRED, broadcast, constant_tensor, one};
+use super::int::{self, Int};
+use super::{Context, broadcast, constant_tensor, one};
 use crate::builder::Value;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Shape};
@@ -17,65 +18,37 @@ pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     };
     let mut shape = Vec::with_capacity(target.len());
     let mut inferred = None;
-    for (i, dim) in target.into_iter().enumerate() {
-        match dim {
-            Dim::Size(0) if !keep_zero => {
+    for (i, dim) in target.iter().enumerate() {
+        match dim.number() {
+            Some(0) if !keep_zero => {
                 let kept = x.shape.get(i).cloned();
                 shape.push(kept.ok_or_else(|| c.error(format!("an axis {i} to keep"), show(&x.shape)))?);
             }
-            Dim::Symbol(s) if s == INFERRED => {
+            Some(-1) if inferred.is_none() => {
                 inferred = Some(i);
                 shape.push(Dim::Size(1));
             }
-            dim => shape.push(dim),
+            _ => {
+                let dim = dim.to_dim();
+                shape.push(dim.ok_or_else(|| c.error("sizes and at most one -1", format!("{target:?}")))?);
+            }
         }
     }
-    let (from, to) = (factors(&x.shape), factors(&shape));
     let refuse = || c.error(format!("as many elements as {}", show(&x.shape)), show(&shape));
-    match inferred {
-        Some(i) => {
-            shape[i] = match quotient(&from, &to) {
+    let (from, to) = (int::product(&x.shape), int::product(&shape));
+    match (inferred, from, to) {
+        (Some(i), Some(from), Some(to)) => {
+            shape[i] = match from.checked_div(&to).and_then(|n| n.to_dim()) {
                 Some(dim) => dim,
-                None if from.1.is_empty() && to.1.is_empty() => return Err(refuse()),
+                None if from.number().is_some() && to.number().is_some() => return Err(refuse()),
                 None => c.unknown_dim(i),
             };
         }
-        None if from.1 == to.1 && from.0 != to.0 => return Err(refuse()),
-        None => {}
+        (Some(i), ..) => shape[i] = c.unknown_dim(i),
+        (None, Some(from), Some(to)) if from.is_equal(&to) == Some(false) => return Err(refuse()),
+        (None, ..) => {}
     }
-    let content = if shape.len() <= 1 { c.content(0) } else { None };
-    Ok(vec![Value { dtype: x.dtype, shape, content }])
-}
-
-/// Product of the known sizes, and the sorted symbols.
-fn factors(shape: &Shape) -> (usize, Vec<&str>) {
-    let mut size = 1;
-    let mut symbols = Vec::new();
-    for dim in shape {
-        match dim {
-            Dim::Size(n) => size *= n,
-            Dim::Symbol(s) => symbols.push(s.as_str()),
-        }
-    }
-    symbols.sort_unstable();
-    (size, symbols)
-}
-
-/// What is left of `from` after division by `to`, where that is one dimension.
-fn quotient(from: &(usize, Vec<&str>), to: &(usize, Vec<&str>)) -> Option<Dim> {
-    let mut symbols = from.1.clone();
-    for symbol in &to.1 {
-        let i = symbols.iter().position(|s| s == symbol)?;
-        symbols.remove(i);
-    }
-    if to.0 == 0 || !from.0.is_multiple_of(to.0) {
-        return None;
-    }
-    match (symbols.as_slice(), from.0 / to.0) {
-        ([], n) => Some(Dim::Size(n)),
-        ([symbol], 1) => Some(Dim::Symbol((*symbol).to_owned())),
-        _ => None,
-    }
+    one(x.dtype, shape)
 }
 
 pub(super) fn flatten(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -84,8 +57,7 @@ pub(super) fn flatten(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let rank = x.shape.len();
     let axis = if axis == rank as i64 { rank } else { c.axis(axis, rank)? };
     let product = |i: usize, dims: &[Dim]| {
-        let dims = dims.to_vec();
-        quotient(&factors(&dims), &(1, Vec::new())).unwrap_or_else(|| c.unknown_dim(i))
+        int::product(dims).and_then(|n| n.to_dim()).unwrap_or_else(|| c.unknown_dim(i))
     };
     one(x.dtype, vec![product(0, &x.shape[..axis]), product(1, &x.shape[axis..])])
 }
@@ -123,12 +95,7 @@ pub(super) fn concat(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
         total = total.zip(other[axis].size()).map(|(a, b)| a + b);
     }
     shape[axis] = total.map_or_else(|| c.unknown_dim(axis), Dim::Size);
-    let content = if shape.len() == 1 && first.dtype == DataType::I64 {
-        (0..c.inputs.len()).map(|i| c.content(i)).collect::<Option<Vec<_>>>().map(|parts| parts.concat())
-    } else {
-        None
-    };
-    Ok(vec![Value { dtype: first.dtype, shape, content }])
+    one(first.dtype, shape)
 }
 
 /// Axes from an attribute before `since`, from an input afterwards.
@@ -170,8 +137,7 @@ pub(super) fn squeeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     if let Some(&axis) = dropped.iter().find(|&&a| x.shape[a].size().is_some_and(|n| n != 1)) {
         return Err(c.error(format!("size 1 on axis {axis}"), show(&x.shape)));
     }
-    let shape = (0..rank).filter(|a| !dropped.contains(a)).map(|a| x.shape[a].clone()).collect();
-    Ok(vec![Value { dtype: x.dtype, shape, content: c.content(0) }])
+    one(x.dtype, (0..rank).filter(|a| !dropped.contains(a)).map(|a| x.shape[a].clone()).collect())
 }
 
 pub(super) fn unsqueeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -183,8 +149,7 @@ pub(super) fn unsqueeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let shape: Shape = (0..rank)
         .filter_map(|a| if new.contains(&a) { Some(Dim::Size(1)) } else { kept.next().cloned() })
         .collect();
-    let content = if rank <= 1 { c.content(0) } else { None };
-    Ok(vec![Value { dtype: x.dtype, shape, content }])
+    one(x.dtype, shape)
 }
 
 pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -205,7 +170,6 @@ pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || steps.contains(&0) {
         return Err(c.error("starts, ends, axes and non-zero steps of one length", format!("{starts:?}")));
     }
-    let mut content = if rank == 1 { c.content(0) } else { None };
     for (((&start, &end), &axis), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
         let axis = c.axis(axis, rank)?;
         let Some(size) = shape[axis].size() else {
@@ -215,26 +179,27 @@ pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
             }
             continue;
         };
-        let picked = picked(start, end, step, size as i64);
-        content = content.map(|dims| picked.iter().filter_map(|&i| dims.get(i).cloned()).collect());
+        let picked = picked(start, end, step, size);
+        let picked = picked.ok_or_else(|| c.error("a smaller axis", size.to_string()))?;
         shape[axis] = Dim::Size(picked.len());
     }
-    Ok(vec![Value { dtype: x.dtype, shape, content }])
+    one(x.dtype, shape)
 }
 
 /// Indices that a slice takes from an axis of `size`, in order.
-fn picked(start: i64, end: i64, step: i64, size: i64) -> Vec<usize> {
+pub(super) fn picked(start: i64, end: i64, step: i64, size: usize) -> Option<Vec<usize>> {
+    let size = i64::try_from(size).ok()?;
     let from_front = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
     let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
-    let start = from_front(start).clamp(low.max(0), high);
+    let start = from_front(start).clamp(low.max(0), high.max(0));
     let end = from_front(end).clamp(low, high.max(low));
     let mut picked = Vec::new();
     let mut i = start;
     while if step > 0 { i < end } else { i > end } {
-        picked.push(i as usize);
+        picked.push(usize::try_from(i).ok()?);
         i = i.saturating_add(step);
     }
-    picked
+    Some(picked)
 }
 
 pub(super) fn pad(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -273,7 +238,7 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
     let n_outputs = c.node.outputs.len();
-    let sizes: Vec<Dim> = match (c.content(1), x.shape[axis].size()) {
+    let sizes: Vec<Dim> = match (c.dims(1), x.shape[axis].size()) {
         (Some(sizes), _) if sizes.len() == n_outputs => sizes,
         (None, Some(size)) => {
             let part = size.div_ceil(n_outputs);
@@ -291,8 +256,7 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let target =
-        c.content(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
+    let target = c.dims(1).ok_or_else(|| c.error("a target known by sizes or symbols", "a computed one"))?;
     let shape = broadcast(&[&x.shape, &target])
         .ok_or_else(|| c.error(format!("a target that {} broadcasts to", show(&x.shape)), show(&target)))?;
     one(x.dtype, shape)
@@ -316,14 +280,7 @@ pub(super) fn gather(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let (x, indices) = (c.x(0)?, c.x(1)?);
     let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
     let shape = [&x.shape[..axis], &indices.shape, &x.shape[axis + 1..]].concat();
-    let content = match (c.content(0), c.constant_ints(1)) {
-        (Some(dims), Some(indices)) if x.shape.len() == 1 => indices
-            .iter()
-            .map(|&i| dims.get(usize::try_from(if i < 0 { i + dims.len() as i64 } else { i }).ok()?).cloned())
-            .collect(),
-        _ => None,
-    };
-    Ok(vec![Value { dtype: x.dtype, shape, content }])
+    one(x.dtype, shape)
 }
 
 pub(super) fn gather_elements(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -336,21 +293,18 @@ pub(super) fn shape_of(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let bound = |i: i64| (if i < 0 { i + rank } else { i }).clamp(0, rank) as usize;
     let (start, end) = (bound(c.node.int("start", 0)?), bound(c.node.int("end", rank)?));
     let dims = shape.get(start..end.max(start)).unwrap_or_default().to_vec();
-    Ok(vec![Value { dtype: DataType::I64, shape: vec![Dim::Size(dims.len())], content: Some(dims) }])
+    let content = Some(dims.iter().map(Int::from).collect());
+    Ok(vec![Value { dtype: DataType::I64, shape: vec![Dim::Size(dims.len())], content }])
 }
 
 pub(super) fn size_of(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
-    let content = quotient(&factors(c.shape(0)?), &(1, Vec::new())).map(|n| vec![n]);
+    let content = int::product(c.shape(0)?).map(|n| vec![n]);
     Ok(vec![Value { dtype: DataType::I64, shape: Vec::new(), content }])
 }
 
 pub(super) fn constant(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let tensor = constant_tensor(c.node).ok_or_else(|| c.error("a dense constant", "another kind"))?;
-    let content = if tensor.dtype == DataType::I64 && tensor.dims.len() <= 1 {
-        tensor.to_i64()?.into_iter().map(|n| usize::try_from(n).ok().map(Dim::Size)).collect()
-    } else {
-        None
-    };
+    let content = super::integers(&tensor);
     let shape = tensor.dims.iter().map(|&d| Dim::Size(d)).collect();
     Ok(vec![Value { dtype: tensor.dtype, shape, content }])
 }
@@ -360,20 +314,26 @@ pub(super) fn constant_of_shape(c: &Context<'_>) -> Result<Vec<Value>, GradError
         Some(Attribute::Tensor(t)) => t.dtype,
         _ => DataType::F32,
     };
-    let shape = c.content(0).ok_or_else(|| c.error("a shape known by sizes or symbols", "a computed one"))?;
+    let shape = c.dims(0).ok_or_else(|| c.error("a shape known by sizes or symbols", "a computed one"))?;
     one(dtype, shape)
 }
 
 pub(super) fn range(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let scalar = |i: usize| c.constant_ints(i).and_then(|v| v.first().copied());
     let n = match (scalar(0), scalar(1), scalar(2)) {
-        (Some(start), Some(limit), Some(delta)) if delta != 0 => Dim::Size(picked_len(start, limit, delta)),
-        _ => c.unknown_dim(0),
+        (Some(start), Some(limit), Some(delta)) => range_len(start, limit, delta).map(Dim::Size),
+        (Some(0), None, Some(1)) => c.content(1).and_then(|n| n.first()?.to_dim()),
+        _ => None,
     };
+    let n = n.unwrap_or_else(|| c.unknown_dim(0));
     one(c.x(0)?.dtype, vec![n])
 }
 
-fn picked_len(start: i64, limit: i64, delta: i64) -> usize {
-    let span = (limit - start) as f64 / delta as f64;
-    span.ceil().max(0.0) as usize
+/// Number of elements from `start` on that come before `limit`, `delta` apart.
+pub(super) fn range_len(start: i64, limit: i64, delta: i64) -> Option<usize> {
+    if delta == 0 {
+        return None;
+    }
+    let (span, step) = (i128::from(limit) - i128::from(start), i128::from(delta));
+    usize::try_from(((span + step - step.signum()) / step).max(0)).ok()
 }
