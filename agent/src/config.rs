@@ -7,7 +7,7 @@ pub mod lab;
 use std::path::{Path, PathBuf};
 
 use dkt_models::step::{Distillation, StepOptions};
-use onnx_grad::{BatchNorm, Optimizer};
+use onnx_grad::{BatchNorm, Clip, Optimizer};
 use serde::{Deserialize, Serialize};
 
 use crate::data::view::Augmentation;
@@ -161,7 +161,7 @@ impl TrainConfig {
         StepOptions {
             distill: self.distill.loss.into(),
             optimizer: self.optimizer.into(),
-            clip_norm: (self.clip_norm > 0.0).then_some(self.clip_norm),
+            clip: (self.clip_norm > 0.0).then_some(Clip::Norm(self.clip_norm)),
             batch_norm: match self.batch_norm {
                 BatchNormConfig::Train => BatchNorm::Train,
                 BatchNormConfig::Frozen => BatchNorm::Frozen,

@@ -24,8 +24,13 @@ pub enum ModelError {
     NoClassifier { found: String },
     #[error("the network has two heads already")]
     AlreadyDualHead,
-    #[error("no parameter matches the pattern `{pattern}` of those to freeze")]
-    NothingToFreeze { pattern: String },
+    #[error("no trainable parameter matches `{pattern}`; `dkt model inspect --parameters` lists them")]
+    NoSuchParameter { pattern: String },
+    #[error(
+        "expected {} of float32 [batch, classes] among the outputs, found {found}",
+        .name.as_ref().map_or_else(|| "logits".to_owned(), |name| format!("`{name}`"))
+    )]
+    Logits { name: Option<String>, found: String },
     #[error("the state lacks tensor `{name}`")]
     MissingState { name: String },
     #[error(transparent)]

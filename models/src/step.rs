@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use glob::Pattern;
 use onnx_grad::graph::{DataType, Dim, Graph, Tensor, ValueInfo};
 use onnx_grad::loss::{self, Reduction};
-use onnx_grad::{BatchNorm, Builder, Optimizer, StateRole, StateTensor, TrainSpec};
+use onnx_grad::{
+    BatchNorm, Builder, Clip, Dropout, Optimizer, ParameterGroup, Precision, Recompute, StateRole,
+    StateTensor, TrainSpec, TrainingGraph,
+};
 
 use crate::dual_head::{CL_LOGITS, DualHead, ST_LOGITS};
 use crate::error::ModelError;
@@ -34,13 +38,30 @@ impl Distillation {
 /// How the step is derived.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
+    /// Loss of the student head; a classifier with one head has none.
     pub distill: Distillation,
     pub optimizer: Optimizer,
-    /// L2 norm to which the gradient of all parameters is clipped.
-    pub clip_norm: Option<f32>,
+    pub groups: Vec<Group>,
+    /// Whether weight decay spares tensors of less than two dimensions: biases and the scales of norms.
+    pub decay_matrices_only: bool,
+    pub clip: Option<Clip>,
+    pub accumulate: bool,
     pub batch_norm: BatchNorm,
-    /// Parameters whose names start with one of these stay as they are.
-    pub freeze: Vec<String>,
+    pub dropout: Dropout,
+    pub precision: Precision,
+    pub recompute: Recompute,
+    /// Parameters whose names match one of these stay as they are.
+    pub freeze: Vec<Pattern>,
+}
+
+/// Parameters whose names match, with constants of their own. The first group that matches counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub pattern: Pattern,
+    /// Factor of the learning rate.
+    pub learning_rate_factor: f64,
+    /// In place of the optimiser's, where given.
+    pub weight_decay: Option<f64>,
 }
 
 impl Default for StepOptions {
@@ -48,10 +69,69 @@ impl Default for StepOptions {
         StepOptions {
             distill: Distillation::Mse,
             optimizer: Optimizer::ADAM,
-            clip_norm: Some(5.0),
+            groups: Vec::new(),
+            decay_matrices_only: false,
+            clip: Some(Clip::Norm(5.0)),
+            accumulate: false,
             batch_norm: BatchNorm::Train,
+            dropout: Dropout::Off,
+            precision: Precision::Full,
+            recompute: Recompute::Nothing,
             freeze: Vec::new(),
         }
+    }
+}
+
+impl StepOptions {
+    /// # Errors
+    /// [`ModelError::NoSuchParameter`] if a pattern matches none.
+    fn spec(&self, graph: &Graph, outputs: &[&str]) -> Result<TrainSpec, ModelError> {
+        let all = onnx_grad::trainable(graph, "loss")?;
+        for pattern in self.freeze.iter().chain(self.groups.iter().map(|g| &g.pattern)) {
+            if !all.iter().any(|name| pattern.matches(name)) {
+                return Err(ModelError::NoSuchParameter { pattern: pattern.as_str().to_owned() });
+            }
+        }
+        let is_frozen = |name: &String| self.freeze.iter().any(|p| p.matches(name));
+        let trainable: Vec<String> = all.into_iter().filter(|name| !is_frozen(name)).collect();
+        Ok(TrainSpec {
+            groups: self.parameter_groups(graph, &trainable),
+            clip: self.clip,
+            accumulate: self.accumulate,
+            batch_norm: self.batch_norm,
+            dropout: self.dropout,
+            precision: self.precision,
+            recompute: self.recompute.clone(),
+            outputs: outputs.iter().map(|&n| (n.to_owned(), n.to_owned())).collect(),
+            ..TrainSpec::new("loss", trainable, self.optimizer)
+        })
+    }
+
+    /// One group for each of ours, and one for the rest; each in two where weight decay spares some.
+    fn parameter_groups(&self, graph: &Graph, trainable: &[String]) -> Vec<ParameterGroup> {
+        let rest = Group { pattern: Pattern::default(), learning_rate_factor: 1.0, weight_decay: None };
+        let mut members: Vec<[Vec<String>; 2]> = vec![Default::default(); self.groups.len() + 1];
+        for name in trainable {
+            let group = self.groups.iter().position(|g| g.pattern.matches(name)).unwrap_or(self.groups.len());
+            let is_matrix = graph.initializers.get(name).is_some_and(|t| t.dims.len() > 1);
+            members[group][usize::from(self.decay_matrices_only && !is_matrix)].push(name.clone());
+        }
+        let group = |(group, [decayed, spared]): (&Group, [Vec<String>; 2])| {
+            let with = |parameters, weight_decay| ParameterGroup {
+                parameters,
+                learning_rate_factor: group.learning_rate_factor,
+                weight_decay,
+            };
+            // What a group says of itself counts for all its members.
+            [with(decayed, group.weight_decay), with(spared, group.weight_decay.or(Some(0.0)))]
+        };
+        self.groups
+            .iter()
+            .chain([&rest])
+            .zip(members)
+            .flat_map(group)
+            .filter(|group| !group.parameters.is_empty())
+            .collect()
     }
 }
 
@@ -73,23 +153,14 @@ pub struct TrainingStep {
 
 impl TrainingStep {
     /// # Errors
-    /// [`ModelError::Graph`] with every operator that has no derivative; [`ModelError::NothingToFreeze`].
+    /// [`ModelError::Graph`] with every operator that has no derivative; [`ModelError::NoSuchParameter`].
     pub fn derive(model: &DualHead, options: &StepOptions) -> Result<Self, ModelError> {
         let forward = model.graph().clone();
         let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..forward.clone() })?;
         let batch = b.shape(CL_LOGITS)?[0].clone();
         append_losses(&mut b, &batch, model.n_classes(), options.distill)?;
         let graph = b.finish();
-        let spec = TrainSpec {
-            loss: "loss".to_owned(),
-            trainable: trained(&graph, &options.freeze)?,
-            optimizer: options.optimizer,
-            clip_norm: options.clip_norm,
-            batch_norm: options.batch_norm,
-            outputs: ["loss.cl", "loss.st", CL_LOGITS, ST_LOGITS]
-                .map(|n| (n.to_owned(), n.to_owned()))
-                .into(),
-        };
+        let spec = options.spec(&graph, &["loss.cl", "loss.st", CL_LOGITS, ST_LOGITS])?;
         let training = onnx_grad::derive(&graph, &spec)?;
         Ok(TrainingStep {
             evaluate: with_state_as_inputs(&forward, &training.state),
@@ -116,6 +187,35 @@ impl TrainingStep {
         }
         Ok(graph)
     }
+}
+
+/// The training step of a classifier with one head: cross-entropy of `logits` `[N, K]` with the input `labels`.
+///
+/// Without a name, `logits` is the graph's first output.
+///
+/// # Errors
+/// [`ModelError::Logits`] if there is no such output; as [`TrainingStep::derive`].
+pub fn derive_classifier(
+    graph: &Graph,
+    logits: Option<&str>,
+    options: &StepOptions,
+) -> Result<TrainingGraph, ModelError> {
+    let found = || graph.outputs.iter().map(crate::dual_head::show).collect::<Vec<_>>().join(", ");
+    let output = match logits {
+        None => graph.outputs.first(),
+        Some(name) => graph.outputs.iter().find(|o| o.name == name),
+    };
+    let logits = output
+        .filter(|o| o.shape.len() == 2 && o.dtype == DataType::F32)
+        .ok_or_else(|| ModelError::Logits { name: logits.map(str::to_owned), found: found() })?;
+    let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..graph.clone() })?;
+    let shape = b.shape(&logits.name)?.clone();
+    b.input("labels", DataType::F32, shape)?;
+    b.set_scope("loss");
+    let value = loss::cross_entropy(&mut b, &logits.name, "labels")?;
+    b.op_named("Identity", &[&value], &[], "loss")?;
+    let with_loss = b.finish();
+    Ok(onnx_grad::derive(&with_loss, &options.spec(&with_loss, &[&logits.name])?)?)
 }
 
 /// Appends `loss.cl`, `loss.st` and `loss` = `loss.cl` + `distill_weight` * `loss.st`, and their inputs.
@@ -146,14 +246,6 @@ fn append_losses(
     let weighed = b.op("Mul", &[&st, "distill_weight"], &[])?;
     b.op_named("Add", &[&cl, &weighed], &[], "loss")?;
     Ok(())
-}
-
-fn trained(graph: &Graph, freeze: &[String]) -> Result<Vec<String>, ModelError> {
-    let all = onnx_grad::trainable(graph, "loss")?;
-    if let Some(pattern) = freeze.iter().find(|p| !all.iter().any(|name| name.starts_with(p.as_str()))) {
-        return Err(ModelError::NothingToFreeze { pattern: pattern.clone() });
-    }
-    Ok(all.into_iter().filter(|name| !freeze.iter().any(|p| name.starts_with(p.as_str()))).collect())
 }
 
 fn with_state_as_inputs(forward: &Graph, state: &[StateTensor]) -> Graph {

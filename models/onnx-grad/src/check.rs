@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::error::GradError;
 use crate::graph::Graph;
+use crate::recompute::Recompute;
 use crate::reverse;
 use crate::vjp::{self, BatchNorm, How, Mode};
 
@@ -66,8 +67,9 @@ pub fn gradients(
     let values: BTreeSet<&str> = values.iter().copied().collect();
     let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let wanted = [&[loss], outputs.as_slice()].concat();
-    let mut forward = reverse::copy_forward(graph, graph.opset, &wanted, &values, &Mode { batch_norm })?;
-    let gradients = reverse::differentiate(&mut forward, loss, &values)?;
+    let mut forward =
+        reverse::copy_forward(graph, graph.opset, &wanted, &values, &Mode { batch_norm, ..Mode::default() })?;
+    let gradients = reverse::differentiate(&mut forward, loss, None, &values, &Recompute::Nothing)?;
     let b = &mut forward.builder;
     for output in outputs {
         b.output(output)?;

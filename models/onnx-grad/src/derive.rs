@@ -1,16 +1,22 @@
 //! Forward graph with a loss in, one training step as an ordinary ONNX graph out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::builder::Builder;
+use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Graph, Tensor};
-use crate::optimizer::{self, GRAD_NORM, Optimizer};
+use crate::gradients::{self, Clip, GRAD_NORM, Gradients, MICRO_BATCH_LAST};
+use crate::graph::{DataType, Graph, Node, Tensor};
+use crate::optimizer::{self, Optimizer, ParameterGroup};
+use crate::precision::{self, LOSS_SCALE, Precision};
+use crate::recompute::Recompute;
 use crate::reverse::{self, show};
-use crate::vjp::{BatchNorm, Mode};
+use crate::vjp::{BatchNorm, Dropout, Mode};
 
+/// Output, where steps can be skipped: 1 if parameters moved in this one, else 0.
+pub const APPLIED: &str = "applied";
 /// Version of the contract in `docs/training-graph.md` that derived graphs keep.
-pub const CONTRACT_VERSION: &str = "1";
+pub const CONTRACT_VERSION: &str = "2";
 /// Metadata key that holds [`CONTRACT_VERSION`].
 pub const CONTRACT_KEY: &str = "onnx-grad.contract";
 /// Training graphs are at least of this opset: rules use `ScatterElements` with a reduction (16). From 13 to 17
@@ -26,11 +32,36 @@ pub struct TrainSpec {
     /// Initialisers to train; see [`trainable`].
     pub trainable: Vec<String>,
     pub optimizer: Optimizer,
-    /// L2 norm to which the gradient of all parameters together is clipped.
-    pub clip_norm: Option<f32>,
+    /// Parameters with a learning rate or weight decay of their own.
+    pub groups: Vec<ParameterGroup>,
+    pub clip: Option<Clip>,
+    /// Whether gradients of several micro-batches can be added up before parameters move.
+    pub accumulate: bool,
     pub batch_norm: BatchNorm,
+    pub dropout: Dropout,
+    pub precision: Precision,
+    pub recompute: Recompute,
     /// Further values to put out: (value, output name).
     pub outputs: Vec<(String, String)>,
+}
+
+impl TrainSpec {
+    /// Minimises `loss` with `optimizer`: no groups, no clipping, every choice the plainest.
+    pub fn new(loss: &str, trainable: Vec<String>, optimizer: Optimizer) -> Self {
+        TrainSpec {
+            loss: loss.to_owned(),
+            trainable,
+            optimizer,
+            groups: Vec::new(),
+            clip: None,
+            accumulate: false,
+            batch_norm: BatchNorm::Train,
+            dropout: Dropout::Off,
+            precision: Precision::Full,
+            recompute: Recompute::Nothing,
+            outputs: Vec::new(),
+        }
+    }
 }
 
 /// What a state tensor is to training.
@@ -73,14 +104,21 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
     let wanted: Vec<&str> = std::iter::once(spec.loss.as_str())
         .chain(spec.outputs.iter().map(|(value, _)| value.as_str()))
         .collect();
-    let mode = Mode { batch_norm: spec.batch_norm };
-    let mut forward = reverse::copy_forward(graph, opset, &wanted, &trained, &mode)?;
+    let mode = Mode { batch_norm: spec.batch_norm, dropout: spec.dropout };
+    let mixed = spec.precision.compute_type().map(|low| precision::lower(graph, low, &wanted)).transpose()?;
+    let mut forward =
+        reverse::copy_forward(mixed.as_ref().unwrap_or(graph), opset, &wanted, &trained, &mode)?;
     check_loss(&forward.builder, &spec.loss)?;
-    let gradients = reverse::differentiate(&mut forward, &spec.loss, &trained)?;
-    let next_state = std::mem::take(&mut forward.next_state);
+    let loss_scale = match spec.precision {
+        Precision::Float16(_) => Some(forward.builder.input(LOSS_SCALE, DataType::F32, Vec::new())?),
+        Precision::Full | Precision::BFloat16 => None,
+    };
+    let gradients =
+        reverse::differentiate(&mut forward, &spec.loss, loss_scale.as_deref(), &trained, &spec.recompute)?;
+    let moved_statistics = std::mem::take(&mut forward.next_state);
     let b = &mut forward.builder;
-    let gradients = optimizer::clip(b, gradients, spec.clip_norm)?;
-    let updates = optimizer::update(b, &spec.optimizer, &gradients, &parameters)?;
+    let Updates { optimizer: updates, statistics, applied } =
+        update(b, spec, gradients, &parameters, loss_scale.as_deref(), moved_statistics)?;
 
     let mut state = Vec::new();
     let mut outputs = vec![output(b, &spec.loss, "loss")?];
@@ -88,12 +126,17 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
         outputs.push(output(b, value, name)?);
     }
     outputs.push(GRAD_NORM.to_owned());
+    if let Some(applied) = applied {
+        b.set_scope(APPLIED);
+        let as_float = emit::cast(b, &applied, DataType::F32)?;
+        outputs.push(output(b, &as_float, APPLIED)?);
+    }
     for (name, init, next) in updates {
         let role = if parameters.contains_key(&name) { StateRole::Parameter } else { StateRole::Optimizer };
         outputs.push(output(b, &next, &format!("{name}.next"))?);
         state.push(StateTensor { name, init, role });
     }
-    for (name, next) in next_state {
+    for (name, next) in statistics {
         let init = graph.initializers.get(&name).cloned().ok_or_else(|| GradError::NoSuchValue {
             value: name.clone(),
             known: "no initialiser of that name".to_owned(),
@@ -106,8 +149,76 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
     }
     let mut graph = forward.builder.finish();
     graph.metadata.insert(CONTRACT_KEY.to_owned(), CONTRACT_VERSION.to_owned());
+    remove_unused(&mut graph);
     initializers_to_inputs(&mut graph, &state);
     Ok(TrainingGraph { graph, state })
+}
+
+/// What follows from the gradients.
+struct Updates {
+    optimizer: Vec<optimizer::Update>,
+    /// (running statistic, its next value)
+    statistics: Vec<(String, String)>,
+    /// Boolean scalar: whether parameters move in this step. `None` where they always do.
+    applied: Option<String>,
+}
+
+/// Emits everything between the gradients and the next state.
+fn update(
+    b: &mut Builder,
+    spec: &TrainSpec,
+    mut gradients: Gradients,
+    parameters: &BTreeMap<String, Tensor>,
+    loss_scale: Option<&str>,
+    mut statistics: Vec<(String, String)>,
+) -> Result<Updates, GradError> {
+    let mut updates = Vec::new();
+    if let Some(loss_scale) = loss_scale {
+        gradients = gradients::unscale(b, &gradients, loss_scale)?;
+    }
+    let mut is_last = None;
+    if spec.accumulate {
+        b.set_scope("accumulate");
+        b.input(MICRO_BATCH_LAST, DataType::F32, Vec::new())?;
+        let last = gradients::is_set(b, MICRO_BATCH_LAST)?;
+        let (sums, accumulated) = gradients::accumulate(b, &gradients, parameters, &last)?;
+        gradients = sums;
+        updates.extend(accumulated);
+        is_last = Some(last);
+    }
+    gradients::norm(b, &gradients)?;
+    let mut applied = is_last.clone();
+    if let Precision::Float16(settings) = spec.precision {
+        let finite = gradients::is_finite(b)?;
+        updates.extend(precision::update_loss_scale(b, settings, &finite, is_last.as_deref())?);
+        // A mini-batch that overflows must not leave its mark on the statistics either.
+        for (name, next) in &mut statistics {
+            *next = b.op("Where", &[&finite, next, name], &[])?;
+        }
+        applied = Some(match is_last {
+            Some(last) => b.op("And", &[&last, &finite], &[])?,
+            None => finite,
+        });
+    }
+    let gradients = gradients::clip(b, gradients, spec.clip)?;
+    let moved =
+        optimizer::update(b, &spec.optimizer, &spec.groups, &gradients, parameters, applied.as_deref())?;
+    Ok(Updates { optimizer: moved.into_iter().chain(updates).collect(), statistics, applied })
+}
+
+/// Nodes and initialisers that no output depends on.
+fn remove_unused(graph: &mut Graph) {
+    let mut used: HashSet<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
+    let mut kept: Vec<Node> = Vec::with_capacity(graph.nodes.len());
+    for node in std::mem::take(&mut graph.nodes).into_iter().rev() {
+        if node.outputs.iter().any(|o| used.contains(o)) {
+            used.extend(node.inputs.iter().cloned());
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    graph.nodes = kept;
+    graph.initializers.retain(|name, _| used.contains(name));
 }
 
 /// The initialisers that training changes by default: floating tensors with at least one dimension from which

@@ -45,6 +45,8 @@ pub enum GradError {
         "`{name}` is to be trained: expected a floating initialiser that reaches the loss, found {found}"
     )]
     NotTrainable { name: String, found: &'static str },
+    #[error("`{pattern}` is to be recomputed, but no node or value has such a name")]
+    NothingToRecompute { pattern: String },
     #[error(
         "{op} node `{node}`: the rule gives input {input} a gradient of shape {found}, expected {expected}"
     )]

@@ -6,11 +6,14 @@ mod derive;
 mod emit;
 pub mod error;
 mod exporter;
+mod gradients;
 pub mod graph;
 pub mod loss;
 mod optimizer;
+mod precision;
 mod proto;
 mod read;
+mod recompute;
 mod reverse;
 mod shape;
 mod vjp;
@@ -18,8 +21,13 @@ mod write;
 
 pub use builder::{Builder, Value};
 pub use derive::{
-    CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive, trainable,
+    APPLIED, CONTRACT_KEY, CONTRACT_VERSION, StateRole, StateTensor, TrainSpec, TrainingGraph, derive,
+    trainable,
 };
 pub use error::{GradError, ReadError, UnsupportedNode};
-pub use optimizer::{GRAD_NORM, LEARNING_RATE, Optimizer, STEP};
-pub use vjp::BatchNorm;
+pub use gradients::{Clip, GRAD_NORM, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT};
+pub use optimizer::{LEARNING_RATE, Optimizer, ParameterGroup, STEP};
+pub use precision::{FINITE_STEPS, LOSS_SCALE, LossScale, Precision};
+pub use recompute::Recompute;
+pub use vjp::dropout::SEED;
+pub use vjp::{BatchNorm, Dropout};

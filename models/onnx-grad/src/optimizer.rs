@@ -3,12 +3,15 @@
 //! Every update reads `learning_rate` and, where it corrects a bias, `step` (both float scalars fed at run
 //! time), and the optimiser's own tensors, which are state like the parameters.
 
+mod adam;
+mod rms_prop;
+mod sgd;
+
 use std::collections::BTreeMap;
 
 use crate::builder::Builder;
 use crate::error::GradError;
 use crate::graph::{DataType, Tensor};
-use crate::write::data_type_code;
 
 /// Optimiser and constants, PyTorch's names and semantics (`torch.optim`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +20,11 @@ pub enum Optimizer {
     ///
     /// PyTorch starts m with the first gradient, which is the same as starting with zero.
     Sgd { momentum: f64, nesterov: bool, weight_decay: f64 },
+    /// Tieleman and Hinton 2012, lecture 6e; weight decay is added to the gradient.
+    ///
+    /// v = alpha * v + (1 - alpha) * g², less the square of g's own average if `centered`;
+    /// m = momentum * m + g / (sqrt v + eps); p -= lr * m.
+    RmsProp { alpha: f64, eps: f64, momentum: f64, centered: bool, weight_decay: f64 },
     /// Kingma and Ba 2015, algorithm 1; weight decay is added to the gradient.
     Adam { beta1: f64, beta2: f64, eps: f64, weight_decay: f64 },
     /// Loshchilov and Hutter 2019, algorithm 2: weight decay acts on the parameter, p -= lr * weight_decay * p.
@@ -26,73 +34,104 @@ pub enum Optimizer {
 impl Optimizer {
     /// Adam with PyTorch's default constants.
     pub const ADAM: Optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    /// AdamW with PyTorch's default constants.
+    pub const ADAMW: Optimizer = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    /// RMSprop with PyTorch's default constants.
+    pub const RMS_PROP: Optimizer =
+        Optimizer::RmsProp { alpha: 0.99, eps: 1e-8, momentum: 0.0, centered: false, weight_decay: 0.0 };
+
+    fn weight_decay(&self) -> f64 {
+        match *self {
+            Optimizer::Sgd { weight_decay, .. }
+            | Optimizer::RmsProp { weight_decay, .. }
+            | Optimizer::Adam { weight_decay, .. }
+            | Optimizer::AdamW { weight_decay, .. } => weight_decay,
+        }
+    }
 }
 
-/// Name of the gradient's norm among the outputs.
-pub const GRAD_NORM: &str = "grad_norm";
+/// Parameters with constants of their own (PyTorch's `param_groups`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterGroup {
+    /// A parameter that is in several groups belongs to the first.
+    pub parameters: Vec<String>,
+    /// Factor of the learning rate.
+    pub learning_rate_factor: f64,
+    /// In place of the optimiser's, where given.
+    pub weight_decay: Option<f64>,
+}
+
 pub const LEARNING_RATE: &str = "learning_rate";
 pub const STEP: &str = "step";
 
 /// (state tensor, initial content, value after the step).
 pub(crate) type Update = (String, Tensor, String);
 
-/// Emits the L2 norm of all gradients as [`GRAD_NORM`], before clipping, and the gradients scaled by
-/// min(1, max_norm / (norm + 1e-6)) where there is a `max_norm`, as `torch.nn.utils.clip_grad_norm_` does.
-pub(crate) fn clip(
-    b: &mut Builder,
-    gradients: BTreeMap<String, String>,
-    max_norm: Option<f32>,
-) -> Result<BTreeMap<String, String>, GradError> {
-    b.set_scope("clip");
-    let mut squares = Vec::new();
-    for gradient in gradients.values() {
-        squares.push(b.op("ReduceSumSquare", &[gradient], &[("keepdims", 0_i64.into())])?);
+/// What the updates of one group share.
+struct Group<'a> {
+    optimizer: &'a Optimizer,
+    /// Name of the group's learning rate.
+    learning_rate: String,
+    weight_decay: f64,
+    /// A boolean scalar: where it is false, state stays as it is.
+    apply: Option<&'a str>,
+}
+
+impl Group<'_> {
+    /// Emits the last node of an update, whose output is the next value of the state tensor `name`.
+    fn next(&self, b: &mut Builder, name: &str, op: &str, inputs: &[&str]) -> Result<String, GradError> {
+        let next = format!("{name}.next");
+        let Some(apply) = self.apply else { return b.op_named(op, inputs, &[], &next) };
+        let moved = b.op(op, inputs, &[])?;
+        b.op_named("Where", &[apply, &moved, name], &[], &next)
     }
-    let squares: Vec<&str> = squares.iter().map(String::as_str).collect();
-    let sum = b.op("Sum", &squares, &[])?;
-    b.op_named("Sqrt", &[&sum], &[], GRAD_NORM)?;
-    let Some(max_norm) = max_norm else { return Ok(gradients) };
-    let dtype = b.value(GRAD_NORM)?.dtype;
-    let [tiny, max, one] = scalars(b, dtype, [1e-6, max_norm.into(), 1.0])?;
-    let divisor = b.op("Add", &[GRAD_NORM, &tiny], &[])?;
-    let quotient = b.op("Div", &[&max, &divisor], &[])?;
-    let factor = b.op("Min", &[&quotient, &one], &[])?;
-    let mut clipped = BTreeMap::new();
-    for (parameter, gradient) in gradients {
-        let gradient = b.op("Mul", &[&gradient, &factor], &[])?;
-        clipped.insert(parameter, gradient);
-    }
-    Ok(clipped)
 }
 
 /// Emits the update of every parameter; returns all state that follows from it, parameters included.
 ///
-/// The scalars that all updates share are computed once.
+/// The scalars that several updates share are computed once.
 pub(crate) fn update(
     b: &mut Builder,
     optimizer: &Optimizer,
+    groups: &[ParameterGroup],
     gradients: &BTreeMap<String, String>,
     parameters: &BTreeMap<String, Tensor>,
+    apply: Option<&str>,
 ) -> Result<Vec<Update>, GradError> {
     b.set_scope("update");
-    let dtype = DataType::F32;
-    b.input(LEARNING_RATE, dtype, Vec::new())?;
-    b.input(STEP, dtype, Vec::new())?;
-    let mut updates = Vec::new();
-    match *optimizer {
-        Optimizer::Sgd { momentum, nesterov, weight_decay } => {
-            for (name, gradient) in gradients {
-                let init = &parameters[name];
-                sgd(b, name, gradient, init, (momentum, nesterov, weight_decay), &mut updates)?;
-            }
+    b.input(LEARNING_RATE, DataType::F32, Vec::new())?;
+    b.input(STEP, DataType::F32, Vec::new())?;
+    let mut group_of = BTreeMap::new();
+    for group in groups {
+        for parameter in &group.parameters {
+            group_of.entry(parameter.as_str()).or_insert(group);
         }
-        Optimizer::Adam { beta1, beta2, eps, weight_decay }
-        | Optimizer::AdamW { beta1, beta2, eps, weight_decay } => {
-            let decoupled = matches!(optimizer, Optimizer::AdamW { .. });
-            let shared = AdamShared::emit(b, beta1, beta2, eps, weight_decay, decoupled)?;
-            for (name, gradient) in gradients {
-                adam(b, name, gradient, &parameters[name], &shared, &mut updates)?;
+    }
+    let mut shared: BTreeMap<[u64; 2], (Group<'_>, Option<adam::Shared>)> = BTreeMap::new();
+    let mut updates = Vec::new();
+    for (name, gradient) in gradients {
+        let own = group_of.get(name.as_str());
+        let factor = own.map_or(1.0, |g| g.learning_rate_factor);
+        let weight_decay = own.and_then(|g| g.weight_decay).unwrap_or(optimizer.weight_decay());
+        let key = [factor.to_bits(), weight_decay.to_bits()];
+        if !shared.contains_key(&key) {
+            let learning_rate = scaled(b, LEARNING_RATE, factor)?;
+            let group = Group { optimizer, learning_rate, weight_decay, apply };
+            let of_adam = adam::Shared::emit(b, &group)?;
+            shared.insert(key, (group, of_adam));
+        }
+        let (group, of_adam) = &shared[&key];
+        let init = &parameters[name];
+        match (optimizer, of_adam) {
+            (&Optimizer::Sgd { momentum, nesterov, .. }, _) => {
+                sgd::update(b, name, gradient, init, group, (momentum, nesterov), &mut updates)?;
             }
+            (&Optimizer::RmsProp { alpha, eps, momentum, centered, .. }, _) => {
+                let constants = rms_prop::Constants { alpha, eps, momentum, centered };
+                rms_prop::update(b, name, gradient, init, group, &constants, &mut updates)?;
+            }
+            (_, Some(of_adam)) => adam::update(b, name, gradient, init, group, of_adam, &mut updates)?,
+            (_, None) => unreachable!("Adam's shared scalars are emitted with its first group"),
         }
     }
     Ok(updates)
@@ -124,31 +163,13 @@ fn slot(
     Ok((name, zeros))
 }
 
-fn next(name: &str) -> String {
-    format!("{name}.next")
-}
-
-fn sgd(
-    b: &mut Builder,
-    name: &str,
-    gradient: &str,
-    init: &Tensor,
-    (momentum, nesterov, weight_decay): (f64, bool, f64),
-    updates: &mut Vec<Update>,
-) -> Result<(), GradError> {
-    let mut direction = add_scaled(b, gradient, name, weight_decay)?;
-    if momentum != 0.0 {
-        let (slot, zeros) = slot(b, name, "momentum", init)?;
-        let [factor] = scalars(b, init.dtype, [momentum])?;
-        let decayed = b.op("Mul", &[&slot, &factor], &[])?;
-        let velocity = b.op_named("Add", &[&decayed, &direction], &[], &next(&slot))?;
-        direction = if nesterov { add_scaled(b, &direction, &velocity, momentum)? } else { velocity.clone() };
-        updates.push((slot, zeros, velocity));
+/// `factor * x`, or `x` itself where the factor is 1.
+fn scaled(b: &mut Builder, x: &str, factor: f64) -> Result<String, GradError> {
+    if factor == 1.0 {
+        return Ok(x.to_owned());
     }
-    let change = b.op("Mul", &[&direction, LEARNING_RATE], &[])?;
-    let value = b.op_named("Sub", &[name, &change], &[], &next(name))?;
-    updates.push((name.to_owned(), init.clone(), value));
-    Ok(())
+    let factor = b.scalar(b.value(x)?.dtype, factor)?;
+    b.op("Mul", &[x, &factor], &[])
 }
 
 /// `x + factor * y`, or `x` itself where the factor is 0.
@@ -156,113 +177,14 @@ fn add_scaled(b: &mut Builder, x: &str, y: &str, factor: f64) -> Result<String, 
     if factor == 0.0 {
         return Ok(x.to_owned());
     }
-    let dtype = b.value(x)?.dtype;
-    let factor = b.scalar(dtype, factor)?;
-    let scaled = b.op("Mul", &[y, &factor], &[])?;
+    let scaled = scaled(b, y, factor)?;
     b.op("Add", &[x, &scaled], &[])
 }
 
-/// Scalars that every parameter's update reads.
-struct AdamShared {
-    beta1: String,
-    one_minus_beta1: String,
-    beta2: String,
-    one_minus_beta2: String,
-    eps: String,
-    /// lr / (1 - beta1^step)
-    step_size: String,
-    /// sqrt(1 - beta2^step)
-    root_correction: String,
-    /// AdamW: 1 - lr * weight_decay.
-    shrink: Option<String>,
-    /// Adam's L2 term.
-    weight_decay: f64,
-}
-
-impl AdamShared {
-    fn emit(
-        b: &mut Builder,
-        beta1: f64,
-        beta2: f64,
-        eps: f64,
-        weight_decay: f64,
-        decoupled: bool,
-    ) -> Result<Self, GradError> {
-        let dtype = DataType::F32;
-        let [beta1_name, beta2_name, one_minus_beta1, one_minus_beta2, eps, one] =
-            scalars(b, dtype, [beta1, beta2, 1.0 - beta1, 1.0 - beta2, eps, 1.0])?;
-        // In f32, 1 - 0.999^1 would be wrong in the fifth digit.
-        let step = cast(b, STEP, DataType::F64)?;
-        let correction1 = bias_correction(b, beta1, &step)?;
-        let correction2 = bias_correction(b, beta2, &step)?;
-        let correction1 = cast(b, &correction1, dtype)?;
-        let root_correction = b.op("Sqrt", &[&correction2], &[])?;
-        let root_correction = cast(b, &root_correction, dtype)?;
-        let step_size = b.op("Div", &[LEARNING_RATE, &correction1], &[])?;
-        let shrink = if decoupled && weight_decay != 0.0 {
-            let decay = b.scalar(dtype, weight_decay)?;
-            let share = b.op("Mul", &[LEARNING_RATE, &decay], &[])?;
-            Some(b.op("Sub", &[&one, &share], &[])?)
-        } else {
-            None
-        };
-        Ok(AdamShared {
-            beta1: beta1_name,
-            one_minus_beta1,
-            beta2: beta2_name,
-            one_minus_beta2,
-            eps,
-            step_size,
-            root_correction,
-            shrink,
-            weight_decay: if decoupled { 0.0 } else { weight_decay },
-        })
-    }
-}
-
-fn cast(b: &mut Builder, value: &str, dtype: DataType) -> Result<String, GradError> {
-    let code = data_type_code(dtype);
-    b.op("Cast", &[value], &[("to", i64::from(code).into())])
-}
-
-/// 1 - beta^step, in f64.
-fn bias_correction(b: &mut Builder, beta: f64, step: &str) -> Result<String, GradError> {
-    let [beta, one] = scalars(b, DataType::F64, [beta, 1.0])?;
-    let power = b.op("Pow", &[&beta, step], &[])?;
-    b.op("Sub", &[&one, &power], &[])
-}
-
-/// p - step_size * m / (sqrt(v) / root_correction + eps), in the order in which PyTorch rounds.
-fn adam(
-    b: &mut Builder,
-    name: &str,
-    gradient: &str,
-    init: &Tensor,
-    shared: &AdamShared,
-    updates: &mut Vec<Update>,
-) -> Result<(), GradError> {
-    let gradient = add_scaled(b, gradient, name, shared.weight_decay)?;
-    let (m, m_init) = slot(b, name, "m", init)?;
-    let (v, v_init) = slot(b, name, "v", init)?;
-    let decayed = b.op("Mul", &[&m, &shared.beta1], &[])?;
-    let fresh = b.op("Mul", &[&gradient, &shared.one_minus_beta1], &[])?;
-    let m_next = b.op_named("Add", &[&decayed, &fresh], &[], &next(&m))?;
-    let decayed = b.op("Mul", &[&v, &shared.beta2], &[])?;
-    let square = b.op("Mul", &[&gradient, &gradient], &[])?;
-    let fresh = b.op("Mul", &[&square, &shared.one_minus_beta2], &[])?;
-    let v_next = b.op_named("Add", &[&decayed, &fresh], &[], &next(&v))?;
-    let root = b.op("Sqrt", &[&v_next], &[])?;
-    let root = b.op("Div", &[&root, &shared.root_correction], &[])?;
-    let divisor = b.op("Add", &[&root, &shared.eps], &[])?;
-    let direction = b.op("Div", &[&m_next, &divisor], &[])?;
-    let change = b.op("Mul", &[&direction, &shared.step_size], &[])?;
-    let start = match &shared.shrink {
-        Some(shrink) => b.op("Mul", &[name, shrink], &[])?,
-        None => name.to_owned(),
-    };
-    let value = b.op_named("Sub", &[&start, &change], &[], &next(name))?;
-    updates.push((name.to_owned(), init.clone(), value));
-    updates.push((m, m_init, m_next));
-    updates.push((v, v_init, v_next));
-    Ok(())
+/// keep * average + (1 - keep) * x: the operands of the last sum.
+fn averaged(b: &mut Builder, average: &str, x: &str, keep: f64) -> Result<[String; 2], GradError> {
+    let [keep, take] = scalars(b, b.value(x)?.dtype, [keep, 1.0 - keep])?;
+    let kept = b.op("Mul", &[average, &keep], &[])?;
+    let taken = b.op("Mul", &[x, &take], &[])?;
+    Ok([kept, taken])
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::builder::{self, Builder};
 use crate::error::{GradError, UnsupportedNode};
 use crate::graph::{Graph, Node, Shape};
-use crate::vjp::{self, How, Mode, Vjp};
+use crate::recompute::{Plan, Recompute};
+use crate::vjp::{self, How, Lowered, Mode, Vjp};
 
 /// A forward graph copied for training, with what its lowered nodes keep.
 pub(crate) struct Forward {
@@ -16,6 +17,23 @@ pub(crate) struct Forward {
     saved: HashMap<String, BTreeMap<&'static str, String>>,
     /// (initialiser, value after the step).
     pub next_state: Vec<(String, String)>,
+    mode: Mode,
+}
+
+/// Emits a forward node, lowered if gradients pass through it and the table says so.
+pub(crate) fn emit_forward(
+    builder: &mut Builder,
+    node: &Node,
+    on_path: bool,
+    mode: &Mode,
+) -> Result<Lowered, GradError> {
+    match vjp::entry(node, builder.opset()).map(|entry| entry.how) {
+        Some(How::Lowered(lower, _)) if on_path => {
+            builder.set_scope(&node.name);
+            lower(builder, node, mode)
+        }
+        _ => builder.push(node.clone()).map(|()| Lowered::default()),
+    }
 }
 
 /// Copies the part of `graph` that `wanted` depends on, nodes decomposed or lowered where the table says so.
@@ -69,17 +87,11 @@ pub(crate) fn copy_forward(
     let mut next_state = Vec::new();
     for node in &kept {
         let on_path = node.outputs.iter().any(|o| on_path.contains(o.as_str()));
-        match vjp::entry(node, opset).map(|entry| entry.how) {
-            Some(How::Lowered(lower, _)) if on_path => {
-                builder.set_scope(&node.name);
-                let lowered = lower(&mut builder, node, mode)?;
-                saved.insert(node.name.clone(), lowered.saved);
-                next_state.extend(lowered.next_state);
-            }
-            _ => builder.push(node.clone())?,
-        }
+        let lowered = emit_forward(&mut builder, node, on_path, mode)?;
+        saved.insert(node.name.clone(), lowered.saved);
+        next_state.extend(lowered.next_state);
     }
-    Ok(Forward { builder, nodes: kept, saved, next_state })
+    Ok(Forward { builder, nodes: kept, saved, next_state, mode: *mode })
 }
 
 /// `nodes` with those that gradients pass through written as the table decomposes them.
@@ -108,23 +120,30 @@ fn depends_on<'a>(nodes: &'a [Node], sources: &BTreeSet<&'a str>) -> HashSet<&'a
     reached
 }
 
-/// Emits the gradient of the scalar `loss` with respect to each of `parameters`, named `<parameter>.grad`.
+/// Emits the gradient of the scalar `loss`, times `seed` where it is given, with respect to each of `parameters`,
+/// named `<parameter>.grad`.
 ///
 /// # Errors
-/// [`GradError::Unsupported`] with every node on the way that has no rule.
+/// [`GradError::Unsupported`] with every node on the way that has no rule; [`GradError::NothingToRecompute`].
 pub(crate) fn differentiate(
     forward: &mut Forward,
     loss: &str,
+    seed: Option<&str>,
     parameters: &BTreeSet<&str>,
+    recompute: &Recompute,
 ) -> Result<BTreeMap<String, String>, GradError> {
-    let Forward { builder, nodes, saved, .. } = forward;
+    let Forward { builder, nodes, saved, mode, .. } = forward;
     let reached = depends_on(nodes, parameters);
     refuse_unsupported(builder, nodes, &reached, loss)?;
     let dtype = builder.value(loss)?.dtype;
-    let one = builder.scalar(dtype, 1.0)?;
-    let mut contributions: HashMap<String, Vec<String>> = HashMap::from([(loss.to_owned(), vec![one])]);
+    let seed = match seed {
+        Some(seed) => seed.to_owned(),
+        None => builder.scalar(dtype, 1.0)?,
+    };
+    let mut contributions: HashMap<String, Vec<String>> = HashMap::from([(loss.to_owned(), vec![seed])]);
     let nothing_saved = BTreeMap::new();
-    for node in nodes.iter().rev() {
+    let mut plan = Plan::new(recompute, nodes)?;
+    for (position, node) in nodes.iter().enumerate().rev() {
         let mut dy = Vec::with_capacity(node.outputs.len());
         for output in &node.outputs {
             dy.push(accumulate(builder, output, &mut contributions)?);
@@ -142,9 +161,13 @@ pub(crate) fn differentiate(
         if !needs.contains(&true) {
             continue;
         }
-        builder.set_scope(&format!("{}.grad", node.name));
+        let known = dy.iter().flatten().next().expect("invariant: some output has a gradient");
+        let again = plan.recomputed(builder, nodes, position, known, mode)?;
+        let copy = again.map(|again| again.node(node));
+        let saved = again.map_or(&*saved, |again| &again.saved);
         let kept = saved.get(&node.name).unwrap_or(&nothing_saved);
-        let mut vjp = Vjp::new(builder, node, dy, needs.clone(), kept);
+        builder.set_scope(&format!("{}.grad", node.name));
+        let mut vjp = Vjp::new(builder, copy.as_ref().unwrap_or(node), dy, needs.clone(), kept);
         rule(&mut vjp)?;
         for (i, (dx, needed)) in vjp.finish().into_iter().zip(needs).enumerate() {
             if let Some(dx) = dx.filter(|_| needed) {

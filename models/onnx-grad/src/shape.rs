@@ -57,6 +57,7 @@ static TABLE: &[(&str, Infer)] = &[
     ("Max", arithmetic),
     ("MaxPool", layers::pool),
     ("Min", arithmetic),
+    ("Mod", arithmetic),
     ("Mul", arithmetic),
     ("Neg", same),
     ("Not", same),

@@ -5,6 +5,7 @@
 //! outputs, it emits nodes that compute `dx(i)`, those with respect to its inputs.
 
 mod conv;
+pub(crate) mod dropout;
 mod elementwise;
 mod matmul;
 mod movement;
@@ -41,10 +42,21 @@ pub enum BatchNorm {
     Frozen,
 }
 
+/// What `Dropout` nodes do in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dropout {
+    /// Nothing, as in inference: a student is compared with a teacher that drops nothing.
+    #[default]
+    Off,
+    /// Drop what the int64 input `seed` decides.
+    Seeded,
+}
+
 /// Training-time choices that a lowering may depend on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mode {
     pub batch_norm: BatchNorm,
+    pub dropout: Dropout,
 }
 
 /// What a lowering leaves behind. The node's own output names must have been emitted.
@@ -257,7 +269,7 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("Sqrt", elementwise::sqrt).undefined("at 0"),
     rule("Tanh", elementwise::tanh),
     rule("Where", elementwise::r#where).stop(&[0]),
-    lowered("Dropout", elementwise::identity, elementwise::lower_dropout).stop(&[1, 2]),
+    lowered("Dropout", dropout::dropout, dropout::lower).stop(&[1, 2]),
     // Products and sliding windows.
     rule("AveragePool", pool::average),
     rule("Gemm", matmul::gemm),

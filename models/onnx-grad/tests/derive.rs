@@ -7,9 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use onnx_grad::graph::{DataType, Dim, Graph, Node, Tensor};
-use onnx_grad::{
-    BatchNorm, Builder, GradError, Optimizer, TrainSpec, TrainingGraph, derive, loss, trainable,
-};
+use onnx_grad::{Builder, Clip, GradError, Optimizer, TrainSpec, TrainingGraph, derive, loss, trainable};
 use support::Runner;
 
 /// x [batch, 2] -> 8 -> 2 logits, with cross-entropy against `labels` [batch, 2].
@@ -30,14 +28,7 @@ fn mlp() -> (Graph, String) {
 }
 
 fn spec(graph: &Graph, loss: &str, optimizer: Optimizer) -> TrainSpec {
-    TrainSpec {
-        loss: loss.to_owned(),
-        trainable: trainable(graph, loss).unwrap(),
-        optimizer,
-        clip_norm: None,
-        batch_norm: BatchNorm::Train,
-        outputs: Vec::new(),
-    }
+    TrainSpec::new(loss, trainable(graph, loss).unwrap(), optimizer)
 }
 
 /// Feeds `<name>.next` back as `<name>`.
@@ -162,7 +153,7 @@ fn optimisers_follow_their_definitions() {
 fn the_gradient_is_clipped_to_its_norm_and_the_norm_is_reported() {
     let (graph, loss) = linear(&[0.0, 0.0], &[0.0, 0.0]);
     let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
-    let clipped = TrainSpec { clip_norm: Some(1.0), ..spec(&graph, &loss, sgd) };
+    let clipped = TrainSpec { clip: Some(Clip::Norm(1.0)), ..spec(&graph, &loss, sgd) };
     let mut trainer = Trainer::new(&derive(&graph, &clipped).unwrap());
     let outputs = trainer.step(&[("g", Tensor::from_f32(&[2], &[3.0, 4.0]))], 1.0);
     assert_eq!(outputs["grad_norm"].to_f32().unwrap(), [5.0]);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use onnx_grad::graph::{DataType, Graph, Tensor};
 use onnx_grad::loss::{self, Reduction};
-use onnx_grad::{BatchNorm, Builder, GradError, Optimizer, TrainSpec, check, derive};
+use onnx_grad::{BatchNorm, Builder, Clip, GradError, Optimizer, TrainSpec, check, derive};
 use safetensors::SafeTensors;
 use support::Runner;
 
@@ -99,12 +99,9 @@ fn verify_steps(
     context: &str,
 ) {
     let spec = TrainSpec {
-        loss: "loss".to_owned(),
-        trainable: fixture.parameters(case),
-        optimizer,
-        clip_norm: Some(CLIP_NORM),
-        batch_norm: BatchNorm::Train,
+        clip: Some(Clip::Norm(CLIP_NORM)),
         outputs: ["loss.cl", "loss.st"].map(|name| (name.to_owned(), name.to_owned())).to_vec(),
+        ..TrainSpec::new("loss", fixture.parameters(case), optimizer)
     };
     let training = derive(graph, &spec).unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut state: BTreeMap<&str, Tensor> =

@@ -1,12 +1,9 @@
 //! Rules of operators that work element by element, broadcasting both ways where they take two inputs.
 
-use std::collections::BTreeMap;
-
-use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{DataType, Node, Tensor};
-use crate::vjp::{Lowered, Mode, Vjp};
+use crate::graph::{DataType, Tensor};
+use crate::vjp::Vjp;
 
 /// Add and Sum, y = x0 + x1 + …: every input gets dy.
 pub(super) fn sum(v: &mut Vjp<'_>) -> Result<(), GradError> {
@@ -234,16 +231,4 @@ pub(super) fn extremum(v: &mut Vjp<'_>) -> Result<(), GradError> {
         }
     }
     Ok(())
-}
-
-/// Dropout is off in training too: the student is compared with a teacher that has none, and a step must
-/// be repeatable.
-pub(super) fn lower_dropout(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, GradError> {
-    b.op_named("Identity", &[&node.inputs[0]], &[], &node.outputs[0])?;
-    if let Some(mask) = node.output(1) {
-        let shape = emit::shape_of(b, &node.inputs[0])?;
-        let kept = Tensor { dtype: DataType::Bool, dims: vec![1], bytes: vec![1] };
-        b.op_named("ConstantOfShape", &[&shape], &[("value", kept.into())], mask)?;
-    }
-    Ok(Lowered { saved: BTreeMap::new(), next_state: Vec::new() })
 }
