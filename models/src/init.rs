@@ -48,11 +48,11 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Normal with standard deviation sqrt(2 / fan_out) for a convolution `[O, I, kH, kW]` before a ReLU
+/// Normal with standard deviation sqrt(2 / fan_out) for a convolution `[O, I / groups, kH, kW]` before a ReLU
 /// (He et al. 2015, eq. 14).
-pub fn kaiming_fan_out(seed: u64, name: &str, dims: [usize; 4]) -> Tensor {
+pub fn kaiming_fan_out(seed: u64, name: &str, dims: [usize; 4], groups: usize) -> Tensor {
     let [outputs, _, height, width] = dims;
-    let std = (2.0 / (outputs * height * width) as f64).sqrt();
+    let std = (2.0 / (outputs / groups * height * width) as f64).sqrt();
     let source = Source::new(seed, name);
     fill(&dims, |i| source.normal(i) * std)
 }
@@ -62,6 +62,12 @@ pub fn linear(seed: u64, name: &str, dims: &[usize], fan_in: usize) -> Tensor {
     let bound = 1.0 / (fan_in as f64).sqrt();
     let source = Source::new(seed, name);
     fill(dims, |i| source.uniform(i) * bound)
+}
+
+/// Normal with the given standard deviation.
+pub fn normal(seed: u64, name: &str, dims: &[usize], std: f64) -> Tensor {
+    let source = Source::new(seed, name);
+    fill(dims, |i| source.normal(i) * std)
 }
 
 fn fill(dims: &[usize], value: impl Fn(u64) -> f64) -> Tensor {
@@ -76,7 +82,7 @@ mod tests {
 
     #[test]
     fn weights_have_the_moments_they_should() {
-        let weights = kaiming_fan_out(3, "conv.weight", [64, 32, 3, 3]).to_f32().unwrap();
+        let weights = kaiming_fan_out(3, "conv.weight", [64, 32, 3, 3], 1).to_f32().unwrap();
         let n = weights.len() as f64;
         let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / n;
         let variance = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>() / n;

@@ -2,7 +2,9 @@
 
 mod digits_cnn;
 mod layers;
+mod mobilenet;
 mod resnet;
+mod vit;
 
 use onnx_grad::graph::Graph;
 
@@ -50,7 +52,7 @@ impl Network {
     }
 }
 
-static NETWORKS: [Network; 5] = [
+static NETWORKS: [Network; 7] = [
     Network {
         name: "digits-cnn",
         description: "three 3x3 convolutions (16, 32, 64) with batch normalisation, for 8x8 digits",
@@ -85,6 +87,20 @@ static NETWORKS: [Network; 5] = [
         input: [3, 32, 32],
         classes: 100,
         backbone: resnet::resnet34,
+    },
+    Network {
+        name: "mobilenet-v2",
+        description: "MobileNetV2 (Sandler et al. 2018) with three strides less for small images, 1280 features",
+        input: [3, 32, 32],
+        classes: 100,
+        backbone: mobilenet::v2,
+    },
+    Network {
+        name: "vit-lite",
+        description: "vision transformer (after ViT-Lite, Hassani et al. 2021): 6 layers, 4 heads, 4x4 patches, 256 features",
+        input: [3, 32, 32],
+        classes: 100,
+        backbone: vit::lite,
     },
 ];
 

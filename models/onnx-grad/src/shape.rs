@@ -25,6 +25,7 @@ static TABLE: &[(&str, Infer)] = &[
     ("AveragePool", layers::pool),
     ("BatchNormalization", same),
     ("Cast", cast),
+    ("CastLike", cast_like),
     ("Ceil", same),
     ("Clip", same),
     ("Concat", movement::concat),
@@ -253,6 +254,10 @@ fn cast(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let dtype = crate::write::data_type_of_code(code)
         .ok_or_else(|| c.error("a supported element type", format!("ONNX element type {code}")))?;
     one(dtype, x.shape.clone())
+}
+
+fn cast_like(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    one(c.x(1)?.dtype, c.shape(0)?.clone())
 }
 
 /// Shape of operands broadcast against each other, as NumPy does; `None` where they do not fit.

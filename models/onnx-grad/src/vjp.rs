@@ -260,6 +260,7 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("Sum", elementwise::sum),
     // Functions of one variable.
     rule("Cast", elementwise::cast),
+    rule("CastLike", elementwise::cast).stop(&[1]),
     rule("Clip", elementwise::clip).stop(&[1, 2]).undefined("at the bounds: 1"),
     rule("Exp", elementwise::exp),
     rule("Identity", elementwise::identity),

@@ -12,8 +12,8 @@ use crate::init;
 const OPSET: u32 = 17;
 
 pub(super) struct Layers {
-    b: Builder,
-    seed: u64,
+    pub b: Builder,
+    pub seed: u64,
 }
 
 impl Layers {
@@ -29,20 +29,47 @@ impl Layers {
     pub fn conv_bn(
         &mut self,
         x: &str,
+        names: (&str, &str),
+        channels: (usize, usize),
+        kernel: usize,
+        stride: usize,
+    ) -> Result<String, GradError> {
+        self.grouped_conv_bn(x, names, channels, kernel, stride, 1)
+    }
+
+    /// As [`Layers::conv_bn`], every channel on its own.
+    pub fn depthwise_conv_bn(
+        &mut self,
+        x: &str,
+        names: (&str, &str),
+        channels: usize,
+        stride: usize,
+    ) -> Result<String, GradError> {
+        self.grouped_conv_bn(x, names, (channels, channels), 3, stride, channels)
+    }
+
+    fn grouped_conv_bn(
+        &mut self,
+        x: &str,
         (name, bn): (&str, &str),
         (inputs, outputs): (usize, usize),
         kernel: usize,
         stride: usize,
+        groups: usize,
     ) -> Result<String, GradError> {
         let weight = format!("{name}.weight");
-        let tensor = init::kaiming_fan_out(self.seed, &weight, [outputs, inputs, kernel, kernel]);
+        let tensor =
+            init::kaiming_fan_out(self.seed, &weight, [outputs, inputs / groups, kernel, kernel], groups);
         self.b.initializer(&weight, tensor)?;
         let (k, s, p) = (kernel as i64, stride as i64, (kernel / 2) as i64);
-        let attributes = [
+        let mut attributes = vec![
             ("kernel_shape", vec![k, k].into()),
             ("pads", vec![p; 4].into()),
             ("strides", vec![s, s].into()),
         ];
+        if groups > 1 {
+            attributes.push(("group", (groups as i64).into()));
+        }
         let y = self.b.op_named("Conv", &[x, &weight], &attributes, &format!("{name}.out"))?;
         let mut inputs = vec![y];
         for (field, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
@@ -57,6 +84,12 @@ impl Layers {
 
     pub fn relu(&mut self, x: &str) -> Result<String, GradError> {
         self.b.op("Relu", &[x], &[])
+    }
+
+    /// min(max(x, 0), 6)
+    pub fn relu6(&mut self, x: &str) -> Result<String, GradError> {
+        let (low, high) = (self.b.scalar(DataType::F32, 0.0)?, self.b.scalar(DataType::F32, 6.0)?);
+        self.b.op("Clip", &[x, &low, &high], &[])
     }
 
     pub fn add(&mut self, x: &str, y: &str) -> Result<String, GradError> {

@@ -34,7 +34,9 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) ->
     }
     let x = |i: usize| inputs.get(i).copied().flatten();
     match node.op.as_str() {
-        "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => Some(x(0)?.content.to_vec()),
+        "Identity" | "Cast" | "CastLike" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+            Some(x(0)?.content.to_vec())
+        }
         "Add" => zip(x(0)?, x(1)?, dims, Int::checked_add),
         "Sub" => zip(x(0)?, x(1)?, dims, |a, b| a.checked_add(&b.checked_neg()?)),
         "Mul" => zip(x(0)?, x(1)?, dims, Int::checked_mul),

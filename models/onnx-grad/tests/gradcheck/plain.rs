@@ -68,6 +68,9 @@ pub fn elementwise() -> Vec<Problem> {
         problems.push(Problem::new("Cast", vec![batch(&[2, 3])]).attr("to", to).f32());
     }
 
+    let like = Arg::Const(Tensor::zeros(DataType::F64, &[1]));
+    problems.push(Problem::new("CastLike", vec![batch(&[2, 3]), like]).f32());
+
     for exponent in [2.0, 3.0, 0.5, -1.0] {
         problems.push(Problem::new("Pow", vec![batch(&[2, 3]).fill(Fill::Positive), float(exponent)]));
     }
