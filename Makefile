@@ -5,7 +5,7 @@ RUNTIME_DIR := .runtime
 DKT := target/release/dkt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check bench runtime mosquitto clean
+.PHONY: help demo build test check bench runtime mosquitto python clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,7 +17,7 @@ build: runtime ## Build target/release/dkt, with ONNX Runtime beside it
 	$(CARGO) build --release --locked -p dkt-agent
 	@test -n "$$ORT_DYLIB_PATH" || ln -sf ../../$(RUNTIME_DIR)/libonnxruntime.so target/release/libonnxruntime.so
 
-test: runtime mosquitto ## Run every test: units, and whole agents over a real mosquitto
+test: runtime mosquitto python ## Run every test: units, and whole agents over a real mosquitto
 	$(CARGO) test --workspace --locked
 
 check: ## Check format, lints and documentation
@@ -31,9 +31,12 @@ bench: runtime ## Time a training step; beside PyTorch if DKT_BENCH_PYTHON names
 runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one
 	@test -n "$$ORT_DYLIB_PATH" || deploy/fetch-onnxruntime.sh $(RUNTIME_DIR)
 
+python: ## Bring the Python packages that tests run
+	@tests/ensure-python.sh
+
 mosquitto: ## Install mosquitto if it is missing
 	@tests/ensure-mosquitto.sh
 
 clean: ## Remove what was built; results in runs/ stay
 	$(CARGO) clean
-	rm -rf $(RUNTIME_DIR)
+	rm -rf $(RUNTIME_DIR) .python
