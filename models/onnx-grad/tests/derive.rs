@@ -204,3 +204,25 @@ fn all_operators_without_a_rule_are_reported_at_once() {
     let Err(GradError::Unsupported(nodes)) = derive(&graph, &spec) else { panic!("expected a refusal") };
     assert_eq!(nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), ["Det", "Unique"]);
 }
+
+#[test]
+fn derived_graphs_grow_as_the_network_does() {
+    let n_nodes = |depth: usize| {
+        let mut b = Builder::new("deep", 17);
+        b.input("x", DataType::F32, vec!["batch".into(), 4.into()]).unwrap();
+        let mut h = "x".to_owned();
+        for i in 0..depth {
+            let w = b.initializer(&format!("w{i}"), Tensor::from_f32(&[4, 4], &[0.1; 16])).unwrap();
+            let y = b.op("MatMul", &[&h, &w], &[]).unwrap();
+            let y = b.op("Tanh", &[&y], &[]).unwrap();
+            // A residual connection: its gradient is a sum over both ways.
+            h = if i == 0 { y } else { b.op("Add", &[&y, &h], &[]).unwrap() };
+        }
+        let loss = b.op("ReduceSum", &[&h], &[("keepdims", 0_i64.into())]).unwrap();
+        let graph = b.finish();
+        derive(&graph, &spec(&graph, &loss, Optimizer::ADAM)).unwrap().graph.nodes.len()
+    };
+    let nodes = [10, 20, 40, 80].map(n_nodes);
+    assert_eq!(nodes[2] - nodes[1], 2 * (nodes[1] - nodes[0]), "{nodes:?}");
+    assert_eq!(nodes[3] - nodes[2], 4 * (nodes[1] - nodes[0]), "{nodes:?}");
+}

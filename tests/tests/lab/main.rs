@@ -9,6 +9,7 @@ mod exchange;
 mod models;
 mod mosquitto;
 mod outage;
+mod python;
 mod refusals;
 mod repository;
 mod resume;
