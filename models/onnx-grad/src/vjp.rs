@@ -4,6 +4,7 @@
 //! A rule is a vector-Jacobian product: given `dy(i)`, the gradients of the loss with respect to the node's
 //! outputs, it emits nodes that compute `dx(i)`, those with respect to its inputs.
 
+mod activation;
 mod conv;
 pub(crate) mod dropout;
 mod elementwise;
@@ -13,6 +14,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod softmax;
+mod trigonometry;
 mod window;
 
 use std::collections::BTreeMap;
@@ -251,26 +253,58 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("Add", elementwise::sum),
     rule("Div", elementwise::div).undefined("where the divisor is 0"),
     rule("Max", elementwise::extremum).undefined("where inputs are equal: shared evenly"),
+    rule("Mean", elementwise::mean),
     rule("Min", elementwise::extremum).undefined("where inputs are equal: shared evenly"),
+    rule("Mod", elementwise::modulo).undefined("at multiples of the divisor: the dividend's 1"),
     rule("Mul", elementwise::mul),
     rule("Neg", elementwise::neg),
-    rule("Pow", elementwise::pow)
-        .undefined("base 0 with an exponent below 1; the exponent's where the base is not positive"),
+    rule("Pow", elementwise::pow).undefined(
+        "base 0 with an exponent below 1; the exponent's where the base is negative, and at base 0: 0",
+    ),
     rule("Sub", elementwise::sub),
     rule("Sum", elementwise::sum),
     // Functions of one variable.
+    rule("Abs", elementwise::abs).undefined("at 0: 0"),
+    rule("Acos", trigonometry::acos).undefined("at -1 and 1"),
+    rule("Acosh", trigonometry::acosh).undefined("at 1"),
+    rule("Asin", trigonometry::asin).undefined("at -1 and 1"),
+    rule("Asinh", trigonometry::asinh),
+    rule("Atan", trigonometry::atan),
+    rule("Atanh", trigonometry::atanh).undefined("at -1 and 1"),
     rule("Cast", elementwise::cast),
     rule("CastLike", elementwise::cast).stop(&[1]),
-    rule("Clip", elementwise::clip).stop(&[1, 2]).undefined("at the bounds: 1"),
+    rule("Cos", trigonometry::cos),
+    rule("Cosh", trigonometry::cosh),
+    rule("Erf", activation::erf),
     rule("Exp", elementwise::exp),
     rule("Identity", elementwise::identity),
     rule("Log", elementwise::log).undefined("at 0"),
-    rule("Relu", elementwise::relu).undefined("at 0: 0"),
+    rule("Reciprocal", elementwise::reciprocal).undefined("at 0"),
     rule("Sigmoid", elementwise::sigmoid),
+    rule("Sin", trigonometry::sin),
+    rule("Sinh", trigonometry::sinh),
     rule("Sqrt", elementwise::sqrt).undefined("at 0"),
+    rule("Tan", trigonometry::tan).undefined("at the poles"),
     rule("Tanh", elementwise::tanh),
     rule("Where", elementwise::r#where).stop(&[0]),
     lowered("Dropout", dropout::dropout, dropout::lower).stop(&[1, 2]),
+    // Activation functions. At a kink they take what PyTorch takes.
+    rule("Clip", activation::clip).undefined("at the bounds: 0, and the bound takes all"),
+    rule("Gelu", activation::gelu).since(20),
+    rule("HardSigmoid", activation::hard_sigmoid).undefined("where it reaches 0 or 1: 0"),
+    rule("LeakyRelu", activation::leaky_relu).undefined("at 0: alpha"),
+    rule("Relu", activation::relu).undefined("at 0: 0"),
+    rule("Softplus", activation::softplus),
+    rule("Softsign", activation::softsign),
+    rule("ThresholdedRelu", activation::thresholded_relu).undefined("at alpha: 0"),
+    lowered("Celu", activation::exponential, activation::lower_exponential),
+    lowered("Elu", activation::exponential, activation::lower_exponential).undefined("at 0: alpha"),
+    lowered("HardSwish", activation::hard_swish, activation::lower_hard_swish)
+        .since(14)
+        .undefined("at -3: 0; at 3: 1"),
+    lowered("Mish", activation::mish, activation::lower_mish).since(18),
+    lowered("PRelu", activation::prelu, activation::lower_prelu).undefined("at 0: the slope"),
+    lowered("Selu", activation::exponential, activation::lower_exponential).undefined("at 0: alpha gamma"),
     // Products and sliding windows.
     rule("AveragePool", pool::average),
     rule("Gemm", matmul::gemm),
@@ -303,17 +337,36 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("Unsqueeze", movement::reshape).stop(&[1]),
     // Constant wherever they are smooth, or no floating numbers.
     constant("And"),
+    constant("ArgMax"),
+    constant("ArgMin"),
+    constant("Bernoulli"),
+    constant("BitShift"),
+    constant("BitwiseAnd"),
+    constant("BitwiseNot"),
+    constant("BitwiseOr"),
+    constant("BitwiseXor"),
     constant("Ceil"),
     constant("Equal"),
+    constant("EyeLike"),
     constant("Floor"),
     constant("Greater"),
     constant("GreaterOrEqual"),
+    constant("IsInf"),
+    constant("IsNaN"),
     constant("Less"),
     constant("LessOrEqual"),
+    constant("NonZero"),
     constant("Not"),
+    constant("OneHot"),
     constant("Or"),
+    constant("RandomNormal"),
+    constant("RandomNormalLike"),
+    constant("RandomUniform"),
+    constant("RandomUniformLike"),
     constant("Range"),
+    constant("Round"),
     constant("Shape"),
     constant("Sign"),
     constant("Size"),
+    constant("Xor"),
 ];

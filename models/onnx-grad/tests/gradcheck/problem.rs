@@ -11,6 +11,10 @@ pub enum Fill {
     Positive,
     /// Magnitude 0.5 to 2, either sign.
     OffZero,
+    /// Magnitude up to 0.25.
+    Small,
+    /// 2 to 3.5.
+    Large,
     /// All elements at least 0.5 apart, in random order: no two can swap places.
     Apart,
 }
@@ -36,6 +40,8 @@ pub struct Problem {
     /// Outputs that the loss does not depend on.
     pub unused: Vec<usize>,
     pub dtype: DataType,
+    /// In float32 and far from linear within the step of a difference.
+    pub curved: bool,
     pub opsets: Vec<u32>,
     pub batch_norm: BatchNorm,
 }
@@ -50,6 +56,7 @@ impl Problem {
             n_outputs: 1,
             unused: Vec::new(),
             dtype: DataType::F64,
+            curved: false,
             opsets: vec![17, 21],
             batch_norm: BatchNorm::Train,
         }
@@ -58,6 +65,13 @@ impl Problem {
     /// In float32, for operators without a float64 kernel in ONNX Runtime's CPU provider.
     pub fn f32(mut self) -> Self {
         self.dtype = DataType::F32;
+        self
+    }
+
+    /// As [`Problem::f32`], for functions that are not linear or bilinear.
+    pub fn curved(mut self) -> Self {
+        self.dtype = DataType::F32;
+        self.curved = true;
         self
     }
 
