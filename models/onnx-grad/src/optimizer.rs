@@ -8,6 +8,7 @@ mod rms_prop;
 mod sgd;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::builder::Builder;
 use crate::error::GradError;
@@ -114,13 +115,15 @@ pub(crate) fn update(
         let factor = own.map_or(1.0, |g| g.learning_rate_factor);
         let weight_decay = own.and_then(|g| g.weight_decay).unwrap_or(optimizer.weight_decay());
         let key = [factor.to_bits(), weight_decay.to_bits()];
-        if !shared.contains_key(&key) {
-            let learning_rate = scaled(b, LEARNING_RATE, factor)?;
-            let group = Group { optimizer, learning_rate, weight_decay, apply };
-            let of_adam = adam::Shared::emit(b, &group)?;
-            shared.insert(key, (group, of_adam));
-        }
-        let (group, of_adam) = &shared[&key];
+        let (group, of_adam) = match shared.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let learning_rate = scaled(b, LEARNING_RATE, factor)?;
+                let group = Group { optimizer, learning_rate, weight_decay, apply };
+                let of_adam = adam::Shared::emit(b, &group)?;
+                new.insert((group, of_adam))
+            }
+        };
         let init = &parameters[name];
         match (optimizer, of_adam) {
             (&Optimizer::Sgd { momentum, nesterov, .. }, _) => {
