@@ -128,6 +128,18 @@ impl Tensor {
         Ok(Tensor { dtype, dims: Vec::new(), bytes })
     }
 
+    /// Values of any floating type.
+    ///
+    /// # Errors
+    /// [`GradError::ElementType`] if `dtype` is not a floating type.
+    pub fn from_f64(dtype: DataType, dims: &[usize], values: &[f64]) -> Result<Self, GradError> {
+        let mut bytes = Vec::with_capacity(values.len() * dtype.size_bytes());
+        for &value in values {
+            bytes.extend(Tensor::scalar(dtype, value)?.bytes);
+        }
+        Ok(Tensor { dtype, dims: dims.to_vec(), bytes })
+    }
+
     pub fn zeros(dtype: DataType, dims: &[usize]) -> Self {
         let n_elements: usize = dims.iter().product();
         Tensor { dtype, dims: dims.to_vec(), bytes: vec![0; n_elements * dtype.size_bytes()] }

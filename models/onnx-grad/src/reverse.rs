@@ -84,14 +84,31 @@ pub(crate) fn copy_forward(
     }
     let on_path = depends_on(&kept, trained);
     let mut saved = HashMap::new();
-    let mut next_state = Vec::new();
+    let mut next_state: Vec<(String, String)> = Vec::new();
     for node in &kept {
         let on_path = node.outputs.iter().any(|o| on_path.contains(o.as_str()));
-        let lowered = emit_forward(&mut builder, node, on_path, mode)?;
+        let lowered = emit_forward(&mut builder, &after(node, &next_state), on_path, mode)?;
         saved.insert(node.name.clone(), lowered.saved);
-        next_state.extend(lowered.next_state);
+        for (from, next) in lowered.next_state {
+            match next_state.iter_mut().find(|(_, latest)| *latest == from) {
+                Some((_, latest)) => *latest = next,
+                None => next_state.push((from, next)),
+            }
+        }
     }
     Ok(Forward { builder, nodes: kept, saved, next_state, mode: *mode })
+}
+
+/// `node` with the latest value of every state that a node before it moves: a layer that a network calls twice
+/// moves its running statistics twice, as in PyTorch.
+fn after(node: &Node, next_state: &[(String, String)]) -> Node {
+    let mut node = node.clone();
+    for input in &mut node.inputs {
+        if let Some((_, latest)) = next_state.iter().find(|(state, _)| state == input) {
+            input.clone_from(latest);
+        }
+    }
+    node
 }
 
 /// `nodes` with those that gradients pass through written as the table decomposes them.

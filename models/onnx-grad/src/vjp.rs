@@ -6,8 +6,13 @@
 
 mod activation;
 mod conv;
+mod conv_transpose;
+mod depthwise;
 pub(crate) mod dropout;
 mod elementwise;
+mod instance_norm;
+mod layer_norm;
+mod lrn;
 mod matmul;
 mod movement;
 mod norm;
@@ -306,18 +311,28 @@ pub(crate) static TABLE: &[Entry] = &[
     lowered("PRelu", activation::prelu, activation::lower_prelu).undefined("at 0: the slope"),
     lowered("Selu", activation::exponential, activation::lower_exponential).undefined("at 0: alpha gamma"),
     // Products and sliding windows.
-    rule("AveragePool", pool::average),
+    rule("ConvTranspose", conv_transpose::conv_transpose),
     rule("Gemm", matmul::gemm),
     rule("MatMul", matmul::matmul),
+    lowered("AveragePool", pool::average, pool::lower),
     lowered("Conv", conv::conv, conv::lower),
+    lowered("LpPool", pool::lp, pool::lower).undefined("where a norm is 0: 0"),
     lowered("MaxPool", pool::max, pool::lower_max)
         .undefined("where elements of a window are equal: the first takes all"),
     // Normalisation.
+    decomposed("GroupNormalization", instance_norm::group).since(18),
+    decomposed("InstanceNormalization", instance_norm::instance),
+    decomposed("MeanVarianceNormalization", instance_norm::mean_variance)
+        .undefined("where all values are equal"),
     lowered("BatchNormalization", norm::batch_norm, norm::lower).stop(&[3, 4]),
+    lowered("LayerNormalization", layer_norm::layer_norm, layer_norm::lower).since(17),
+    rule("LRN", lrn::lrn),
     rule("LogSoftmax", softmax::log_softmax),
+    rule("LpNormalization", lrn::lp_normalization).undefined("at norm 0: 0"),
     rule("Softmax", softmax::softmax),
     // Reductions.
     rule("GlobalAveragePool", reduce::global_average),
+    rule("GlobalLpPool", pool::global_lp).undefined("where a norm is 0: 0"),
     rule("GlobalMaxPool", reduce::global_max).undefined("where elements are equal: shared evenly"),
     rule("ReduceMax", reduce::extremum).stop(&[1]).undefined("where elements are equal: shared evenly"),
     rule("ReduceMean", reduce::mean).stop(&[1]),

@@ -166,26 +166,45 @@ pub(super) fn conv_transpose(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     if x.len() < 3 || x.len() != w.len() {
         return Err(c.error("input and weight of one rank", format!("{} and {}", show(x), show(w))));
     }
-    if c.node.ints("output_shape")?.is_some() || c.node.string("auto_pad", "NOTSET")? != "NOTSET" {
-        return Err(c.error("explicit pads", "`output_shape` or `auto_pad`"));
-    }
     let group = c.node.int("group", 1)?.max(1) as usize;
     let windows = windows(c, &kernel_shape(c, Some(w))?)?;
     let extra = c.node.ints("output_padding")?;
+    let auto_pad = c.node.string("auto_pad", "NOTSET")?;
+    // Behind the batch and channels where those are given too.
+    let given = c.node.ints("output_shape")?.map(|s| &s[s.len().saturating_sub(windows.len())..]);
     let channels = w[1].size().map_or_else(|| c.unknown_dim(1), |n| Dim::Size(n * group));
     let mut shape = vec![x[0].clone(), channels];
     for (i, (dim, w)) in x[2..].iter().zip(&windows).enumerate() {
+        if let Some(&size) = given.and_then(|s| s.get(i)) {
+            let size = usize::try_from(size);
+            shape.push(Dim::Size(
+                size.map_err(|_| c.error("an `output_shape` of sizes", "a negative number"))?,
+            ));
+            continue;
+        }
         let extra = extra.and_then(|e| e.get(i)).map_or(0, |&e| e.max(0) as usize);
         shape.push(match dim.size() {
             None => c.unknown_dim(2 + i),
+            Some(n) if auto_pad.starts_with("SAME") => Dim::Size(n * w.stride),
             Some(n) => {
+                let pads = if auto_pad == "VALID" { 0 } else { w.pad_begin + w.pad_end };
                 let full = n.saturating_sub(1) * w.stride + w.dilation * (w.kernel - 1) + 1 + extra;
-                let size = full.checked_sub(w.pad_begin + w.pad_end);
+                let size = full.checked_sub(pads);
                 Dim::Size(size.ok_or_else(|| c.error("pads smaller than the output", full.to_string()))?)
             }
         });
     }
     one(c.x(0)?.dtype, shape)
+}
+
+/// The normalised values, their mean and their inverse standard deviation, the latter two float32.
+pub(super) fn layer_norm(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
+    let x = c.x(0)?;
+    let first = c.axis(c.node.int("axis", -1)?, x.shape.len())?;
+    let mut shape = x.shape.clone();
+    shape[first..].fill(Dim::Size(1));
+    let statistics = Value { dtype: DataType::F32, shape, content: None };
+    Ok(vec![Value { content: None, ..x.clone() }, statistics.clone(), statistics])
 }
 
 /// One output, or two with the indices of `MaxPool`.

@@ -1,11 +1,11 @@
-//! Rules of windowed pooling, 1-D and 2-D.
+//! Rules of windowed pooling, any number of spatial axes.
 
 use std::collections::BTreeMap;
 
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Attribute, DataType, Node, Tensor};
+use crate::graph::{Attribute, Node, Tensor};
 use crate::vjp::window::{self, Axis};
 use crate::vjp::{Lowered, Mode, Vjp};
 
@@ -18,10 +18,50 @@ pub(super) fn lower_max(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowere
         Some(name) => name.to_owned(),
         None => b.fresh("Indices"),
     };
-    let mut training = node.clone();
+    let mut training = rounded_down(b, node)?;
     training.outputs = vec![node.outputs[0].clone(), indices.clone()];
     b.push(training)?;
     Ok(Lowered { saved: BTreeMap::from([("indices", indices)]), next_state: Vec::new() })
+}
+
+/// The pool as [`rounded_down`] writes it.
+pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, GradError> {
+    let training = rounded_down(b, node)?;
+    b.push(training)?;
+    Ok(Lowered::default())
+}
+
+/// The same pool without `ceil_mode` where a last window would start in the end padding.
+///
+/// That window does not count, but before opset 22 ONNX Runtime expects it when it infers shapes, and then
+/// refuses whatever has the shape that the pool really gives.
+fn rounded_down(b: &Builder, node: &Node) -> Result<Node, GradError> {
+    let mut plain = node.clone();
+    let Some(Attribute::Ints(kernel)) = node.attributes.get("kernel_shape") else { return Ok(plain) };
+    if node.int("ceil_mode", 0)? == 0 || node.string("auto_pad", "NOTSET")? != "NOTSET" {
+        return Ok(plain);
+    }
+    let axes = window::axes(node, b.shape(&node.inputs[0])?, None, kernel)?;
+    let n_windows = |a: &Axis| {
+        let room = a.begin + a.input + a.end - a.extent();
+        (room + a.stride - 1).div_euclid(a.stride) + 1
+    };
+    let starts_behind = |a: &Axis| (n_windows(a) - 1) * a.stride >= a.begin + a.input;
+    // What hangs over the end padding as more of it, unless that changes what is divided by.
+    let is_counted = node.int("count_include_pad", 0)? != 0 && b.opset() >= 19;
+    let overhang = |a: &Axis| {
+        let needed = (n_windows(a) - 1) * a.stride + a.extent() - a.begin - a.input - a.end;
+        if starts_behind(a) { 0 } else { needed.max(0) }
+    };
+    let grows = axes.iter().any(|a| overhang(a) > 0);
+    if !axes.iter().any(starts_behind) || (grows && is_counted) {
+        return Ok(plain);
+    }
+    let begins = axes.iter().map(|a| a.begin);
+    let pads: Vec<i64> = begins.chain(axes.iter().map(|a| a.end + overhang(a))).collect();
+    plain.attributes.remove("ceil_mode");
+    plain.attributes.insert("pads".to_owned(), pads.into());
+    Ok(plain)
 }
 
 /// Each maximum's gradient goes to the element it came from (the first one where several are equal); where
@@ -46,36 +86,132 @@ pub(super) fn max(v: &mut Vjp<'_>) -> Result<(), GradError> {
     Ok(())
 }
 
-/// Averaging is linear and separable: with one matrix A `[output, input]` per spatial axis, Y = A X Bᵀ and
-/// dX = Aᵀ dY B. That covers every stride, padding, dilation and rounding by two small products.
+/// Averaging is linear and separable: with one matrix A `[output, input]` per spatial axis, for two of them
+/// Y = A X Bᵀ and dX = Aᵀ dY B. That covers every stride, padding, dilation and rounding by small products.
 pub(super) fn average(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let axes = read(v)?;
-    let dtype = v.g.value(v.x(0))?.dtype;
     let include_pad = v.node.int("count_include_pad", 0)? != 0;
     // Until opset 18 the divisor was the whole window, even where rounding up moves it beyond the padding.
     let whole_window = v.g.opset() < 19;
-    let mut gradient = v.dy();
-    for (i, axis) in axes.iter().enumerate().rev() {
-        let matrix = averaging_matrix(axis, include_pad, whole_window);
-        let (n_rows, n_columns) = (axis.output as usize, axis.input as usize);
-        if i + 1 == axes.len() {
-            let matrix = constant(v, dtype, &[n_rows, n_columns], &matrix)?;
-            gradient = v.op("MatMul", &[&gradient, &matrix], &[])?;
-        } else {
-            let transposed: Vec<f32> = (0..n_columns)
-                .flat_map(|c| (0..n_rows).map(move |r| (r, c)))
-                .map(|(r, c)| matrix[r * n_columns + c])
-                .collect();
-            let matrix = constant(v, dtype, &[n_columns, n_rows], &transposed)?;
-            gradient = v.op("MatMul", &[&matrix, &gradient], &[])?;
-        }
-    }
-    v.set_dx(0, gradient);
+    let matrices: Vec<Vec<f64>> =
+        axes.iter().map(|axis| averaging_matrix(axis, include_pad, whole_window)).collect();
+    let dy = v.dy();
+    let dx = backwards(v, &dy, &axes, &matrices)?;
+    v.set_dx(0, dx);
     Ok(())
 }
 
+/// `gradient` times the matrix `[output, input]` of each spatial axis.
+fn backwards(
+    v: &mut Vjp<'_>,
+    gradient: &str,
+    axes: &[Axis],
+    matrices: &[Vec<f64>],
+) -> Result<String, GradError> {
+    let dtype = v.g.value(v.x(0))?.dtype;
+    let mut gradient = gradient.to_owned();
+    for (i, (axis, matrix)) in axes.iter().zip(matrices).enumerate().rev() {
+        let (n_rows, n_columns) = (axis.output as usize, axis.input as usize);
+        if i + 1 == axes.len() {
+            let matrix = v.g.constant(Tensor::from_f64(dtype, &[n_rows, n_columns], matrix)?)?;
+            gradient = v.op("MatMul", &[&gradient, &matrix], &[])?;
+            continue;
+        }
+        if i + 2 < axes.len() {
+            // The axes behind this one as the columns of one matrix.
+            let outputs: Vec<i64> = axes[..=i].iter().map(|a| a.output).collect();
+            gradient = emit::reshape(v.g, &gradient, &[vec![0, 0], outputs, vec![-1]].concat())?;
+        }
+        let transposed: Vec<f64> = (0..n_columns)
+            .flat_map(|c| (0..n_rows).map(move |r| (r, c)))
+            .map(|(r, c)| matrix[r * n_columns + c])
+            .collect();
+        let matrix = v.g.constant(Tensor::from_f64(dtype, &[n_columns, n_rows], &transposed)?)?;
+        gradient = v.op("MatMul", &[&matrix, &gradient], &[])?;
+    }
+    emit::reshape_like(v.g, &gradient, v.x(0))
+}
+
+/// Y = (Σ |x|^p)^(1/p) over each window: dX = sign(x) |x|^(p-1) Σ dy y^(1-p), the sum over the windows that x is
+/// in. Where y = 0, 0 is taken.
+pub(super) fn lp(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let axes = read(v)?;
+    let p = v.node.int("p", 2)?;
+    let dy = v.dy();
+    let share = norm_share(v, &dy, p)?;
+    let matrices: Vec<Vec<f64>> = axes.iter().map(summing_matrix).collect();
+    let summed = backwards(v, &share, &axes, &matrices)?;
+    let slope = norm_slope(v, p)?;
+    let dx = v.op("Mul", &[&slope, &summed], &[])?;
+    v.set_dx(0, dx);
+    Ok(())
+}
+
+/// As [`lp`], with all positions in one window.
+pub(super) fn global_lp(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let p = v.node.int("p", 2)?;
+    let dy = v.dy();
+    let share = norm_share(v, &dy, p)?;
+    let slope = norm_slope(v, p)?;
+    let dx = v.op("Mul", &[&slope, &share], &[])?;
+    v.set_dx(0, dx);
+    Ok(())
+}
+
+/// dy y^(1-p), 0 where y = 0.
+fn norm_share(v: &mut Vjp<'_>, dy: &str, p: i64) -> Result<String, GradError> {
+    if p == 1 {
+        return Ok(dy.to_owned());
+    }
+    let dtype = v.g.value(v.y(0))?.dtype;
+    let one = v.g.scalar(dtype, 1.0)?;
+    let is_positive = v.op("Sign", &[v.y(0)], &[])?;
+    let is_zero = v.op("Sub", &[&one, &is_positive], &[])?;
+    let divisor = v.op("Add", &[v.y(0), &is_zero], &[])?;
+    let divisor = power(v, &divisor, p - 1)?;
+    let share = v.op("Div", &[dy, &divisor], &[])?;
+    v.op("Mul", &[&share, &is_positive], &[])
+}
+
+/// sign(x) |x|^(p-1).
+fn norm_slope(v: &mut Vjp<'_>, p: i64) -> Result<String, GradError> {
+    if p == 2 {
+        return Ok(v.x(0).to_owned());
+    }
+    let sign = v.op("Sign", &[v.x(0)], &[])?;
+    if p == 1 {
+        return Ok(sign);
+    }
+    let size = v.op("Mul", &[v.x(0), &sign], &[])?;
+    let size = power(v, &size, p - 1)?;
+    v.op("Mul", &[&size, &sign], &[])
+}
+
+fn power(v: &mut Vjp<'_>, x: &str, exponent: i64) -> Result<String, GradError> {
+    if exponent == 1 {
+        return Ok(x.to_owned());
+    }
+    let dtype = v.g.value(x)?.dtype;
+    let exponent = v.g.scalar(dtype, exponent as f64)?;
+    v.op("Pow", &[x, &exponent], &[])
+}
+
+/// Row major `[output, input]`: 1 where the window covers the position.
+fn summing_matrix(axis: &Axis) -> Vec<f64> {
+    let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
+    for output in 0..axis.output {
+        let start = output * axis.stride - axis.begin;
+        for position in (0..axis.kernel).map(|k| start + k * axis.dilation) {
+            if (0..axis.input).contains(&position) {
+                matrix[(output * axis.input + position) as usize] = 1.0;
+            }
+        }
+    }
+    matrix
+}
+
 /// Row major `[output, input]`: the weight of each input position in each output position.
-fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f32> {
+fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f64> {
     let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
     for output in 0..axis.output {
         let start = output * axis.stride - axis.begin;
@@ -87,24 +223,15 @@ fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f
             (true, false) => positions.iter().filter(|&&p| p < axis.input + axis.end).count(),
         };
         for position in inside {
-            matrix[(output * axis.input + position) as usize] = 1.0 / n_counted as f32;
+            matrix[(output * axis.input + position) as usize] = 1.0 / n_counted as f64;
         }
     }
     matrix
-}
-
-fn constant(v: &mut Vjp<'_>, dtype: DataType, dims: &[usize], values: &[f32]) -> Result<String, GradError> {
-    let matrix = v.g.constant(Tensor::from_f32(dims, values))?;
-    if dtype == DataType::F32 { Ok(matrix) } else { emit::cast(v.g, &matrix, dtype) }
 }
 
 fn read(v: &Vjp<'_>) -> Result<Vec<Axis>, GradError> {
     let Some(Attribute::Ints(kernel)) = v.node.attributes.get("kernel_shape") else {
         return Err(emit::shape_error(v.node, "attribute `kernel_shape`", "none"));
     };
-    let axes = window::axes(v.node, &v.x_shape(0)?, Some(&v.y_shape(0)?), kernel)?;
-    if axes.len() > 2 {
-        return Err(emit::shape_error(v.node, "one or two spatial dimensions", axes.len().to_string()));
-    }
-    Ok(axes)
+    window::axes(v.node, &v.x_shape(0)?, Some(&v.y_shape(0)?), kernel)
 }

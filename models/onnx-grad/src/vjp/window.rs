@@ -70,7 +70,7 @@ pub(super) fn axes(
         .collect())
 }
 
-fn sizes(node: &Node, shape: &[Dim], n_axes: usize) -> Result<Vec<i64>, GradError> {
+pub(super) fn sizes(node: &Node, shape: &[Dim], n_axes: usize) -> Result<Vec<i64>, GradError> {
     let sizes: Option<Vec<i64>> =
         shape.get(2..).and_then(|s| s.iter().map(|d| d.size().map(|n| n as i64)).collect());
     sizes.filter(|s| s.len() == n_axes).ok_or_else(|| {

@@ -6,6 +6,8 @@
 mod activation;
 mod constant;
 mod kinks;
+mod convolution;
+mod normalisation;
 mod plain;
 mod problem;
 mod spatial;
@@ -32,6 +34,12 @@ fn problems() -> Vec<Problem> {
     problems.extend(spatial::convolutions());
     problems.extend(spatial::pools());
     problems.extend(spatial::normalisations());
+    problems.extend(convolution::depthwise());
+    problems.extend(convolution::volumes());
+    problems.extend(convolution::transposed());
+    problems.extend(convolution::pools());
+    problems.extend(normalisation::single());
+    problems.extend(normalisation::patterns());
     problems
 }
 
@@ -153,14 +161,22 @@ fn forward(problem: &Problem, opset: u32) -> Result<Graph, GradError> {
         });
     }
     let outputs: Vec<String> = (0..problem.n_outputs).map(|i| format!("y{i}")).collect();
-    b.push(Node {
-        name: "under_test".to_owned(),
-        op: problem.op.to_owned(),
-        domain: String::new(),
-        inputs,
-        outputs: outputs.clone(),
-        attributes: problem.attributes.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
-    })?;
+    match problem.network {
+        Some(network) => {
+            b.set_scope("under_test");
+            let y = network(&mut b, &inputs)?;
+            b.op_named("Identity", &[&y], &[], "y0")?;
+            b.set_scope("");
+        }
+        None => b.push(Node {
+            name: "under_test".to_owned(),
+            op: problem.op.to_owned(),
+            domain: String::new(),
+            inputs,
+            outputs: outputs.clone(),
+            attributes: problem.attributes.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+        })?,
+    }
     let mut terms = Vec::new();
     for (i, y) in outputs.iter().enumerate().filter(|(i, _)| !problem.unused.contains(i)) {
         let value = b.value(y)?.clone();
@@ -182,7 +198,7 @@ fn cotangents(problem: &Problem, graph: &Graph, at: &[Tensor], draws: &mut Draws
     let mut plain = graph.clone();
     plain.inputs.retain(|i| i.name.starts_with('x'));
     plain.outputs.retain(|o| o.name != "loss");
-    plain.nodes.retain(|n| n.name == "under_test");
+    plain.nodes.retain(|n| n.name.starts_with("under_test") || n.name == "y0");
     let names: Vec<&str> = plain.inputs.iter().map(|i| i.name.as_str()).collect();
     let outputs = support::run(&plain, &feeds(&names, at, &[]));
     (0..problem.n_outputs)
@@ -270,16 +286,21 @@ impl Draws {
                 let values: Vec<f64> = match fill {
                     Fill::Normal => self.normal(n),
                     Fill::Positive => (0..n).map(|_| 0.5 + 1.5 * self.uniform()).collect(),
-                    Fill::OffZero => (0..n)
-                        .map(|_| (0.5 + 1.5 * self.uniform()) * if self.next() & 1 == 0 { 1.0 } else { -1.0 })
-                        .collect(),
                     Fill::Small => (0..n).map(|_| 0.5 * self.uniform() - 0.25).collect(),
                     Fill::Large => (0..n).map(|_| 2.0 + 1.5 * self.uniform()).collect(),
+                    Fill::OffZero => (0..n).map(|_| self.signed(0.5, 2.0)).collect(),
+                    Fill::Far => (0..n).map(|_| self.signed(8.0, 24.0)).collect(),
                     Fill::Apart => grid.by_ref().take(n).collect(),
                 };
                 from_f64(problem.dtype, dims, &values)
             })
             .collect()
+    }
+
+    /// Magnitude `from` to `to`, either sign.
+    fn signed(&mut self, from: f64, to: f64) -> f64 {
+        let magnitude = from + (to - from) * self.uniform();
+        if self.next() & 1 == 0 { magnitude } else { -magnitude }
     }
 
     /// 0.5, 1.0, 1.5, … around zero, shuffled.

@@ -1,7 +1,7 @@
 //! One differentiable computation with the shapes and values to check it at.
 
-use onnx_grad::BatchNorm;
 use onnx_grad::graph::{Attribute, DataType, Tensor};
+use onnx_grad::{BatchNorm, Builder, GradError};
 
 /// Where inputs are drawn from: finite differences must stay off kinks and poles.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub enum Fill {
     Small,
     /// 2 to 3.5.
     Large,
+    /// Magnitude 8 to 24, either sign: what bends at 0 is almost straight within a step.
+    Far,
     /// All elements at least 0.5 apart, in random order: no two can swap places.
     Apart,
 }
@@ -32,8 +34,13 @@ pub enum Arg {
     Absent,
 }
 
+/// A pattern of several nodes: from the names of the inputs to the value whose gradient is checked.
+pub type Network = fn(&mut Builder, &[String]) -> Result<String, GradError>;
+
 pub struct Problem {
+    /// The node under test, or what its `network` is called.
     pub op: &'static str,
+    pub network: Option<Network>,
     pub args: Vec<Arg>,
     pub attributes: Vec<(&'static str, Attribute)>,
     pub n_outputs: usize,
@@ -51,6 +58,7 @@ impl Problem {
     pub fn new(op: &'static str, args: Vec<Arg>) -> Self {
         Problem {
             op,
+            network: None,
             args,
             attributes: Vec::new(),
             n_outputs: 1,
@@ -60,6 +68,11 @@ impl Problem {
             opsets: vec![17, 21],
             batch_norm: BatchNorm::Train,
         }
+    }
+
+    /// In float64, several nodes in the place of one.
+    pub fn network(name: &'static str, network: Network, args: Vec<Arg>) -> Self {
+        Problem { network: Some(network), ..Problem::new(name, args) }
     }
 
     /// In float32, for operators without a float64 kernel in ONNX Runtime's CPU provider.
