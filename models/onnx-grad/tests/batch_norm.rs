@@ -40,13 +40,12 @@ fn called_twice() -> Graph {
 }
 
 fn training(batch_norm: BatchNorm) -> TrainingGraph {
+    let trained = vec!["scale".to_owned(), "bias".to_owned()];
+    let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
     let spec = TrainSpec {
-        loss: "loss".to_owned(),
-        trainable: vec!["scale".to_owned(), "bias".to_owned()],
-        optimizer: Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
-        clip_norm: None,
         batch_norm,
         outputs: vec![("z".to_owned(), "z".to_owned())],
+        ..TrainSpec::new("loss", trained, sgd)
     };
     derive(&called_twice(), &spec).unwrap()
 }
