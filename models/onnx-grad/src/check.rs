@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use crate::derive::MIN_OPSET;
 use crate::error::GradError;
 use crate::graph::Graph;
 use crate::recompute::Recompute;
@@ -67,8 +68,9 @@ pub fn gradients(
     let values: BTreeSet<&str> = values.iter().copied().collect();
     let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let wanted = [&[loss], outputs.as_slice()].concat();
+    let opset = graph.opset.max(MIN_OPSET);
     let mut forward =
-        reverse::copy_forward(graph, graph.opset, &wanted, &values, &Mode { batch_norm, ..Mode::default() })?;
+        reverse::copy_forward(graph, opset, &wanted, &values, &Mode { batch_norm, ..Mode::default() })?;
     let gradients = reverse::differentiate(&mut forward, loss, None, &values, &Recompute::Nothing)?;
     let b = &mut forward.builder;
     for output in outputs {

@@ -22,7 +22,7 @@ pub const CONTRACT_KEY: &str = "onnx-grad.contract";
 /// Training graphs are at least of this opset: rules use `ScatterElements` with a reduction (16). From 13 to 17
 /// the operators with a rule changed in element types and new optional attributes only, so that a forward
 /// graph of 13 means the same under 17.
-const MIN_OPSET: u32 = 17;
+pub(crate) const MIN_OPSET: u32 = 17;
 
 /// What is to be trained, and how.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,19 +1,31 @@
 //! Undoes what exporters do to a network that is still to be trained.
 
+use std::collections::BTreeMap;
+
 use crate::graph::Graph;
 
 /// Brings a graph as read into the form that inference, and derivation, start from:
 ///
-/// - BatchNormalization and Dropout of a network exported in training mode act as in inference.
+/// - BatchNormalization and Dropout of a network exported in training mode act as in inference. A second call of
+///   the same BatchNormalization, which starts from the running statistics that the first has moved, names the
+///   layer's own instead.
 /// - An initialiser that is an `Identity` of another becomes one of its own. PyTorch's TorchScript exporter
 ///   ties initialisers that are equal, as those of all fresh BatchNorm layers are; trained as one they would
 ///   stay equal. Weights shared on purpose have one name and are not touched.
 pub(crate) fn undo(graph: &mut Graph) {
+    let mut moved = BTreeMap::new();
     for node in graph.nodes.iter_mut().filter(|n| n.domain.is_empty()) {
         match node.op.as_str() {
             "BatchNormalization" => {
                 node.attributes.remove("training_mode");
-                node.outputs.truncate(1);
+                for statistic in node.inputs.iter_mut().skip(3) {
+                    if let Some(layers) = moved.get(statistic) {
+                        String::clone_from(statistic, layers);
+                    }
+                }
+                for (output, statistic) in node.outputs.drain(1..).zip(node.inputs.iter().skip(3)) {
+                    moved.insert(output, statistic.clone());
+                }
             }
             "Dropout" => node.inputs.truncate(2),
             _ => {}
@@ -77,9 +89,15 @@ mod tests {
         graph.nodes[0].attributes.insert("training_mode".to_owned(), Attribute::Int(1));
         graph.nodes[0].attributes.insert("momentum".to_owned(), Attribute::Float(0.9));
         graph.nodes.push(node("Dropout", &["y", "ratio", "training"], &["z", "mask"]));
+        graph.nodes.push(node("BatchNormalization", &["z", "scale", "bias", "m", "v"], &["a", "m2", "v2"]));
+        graph.nodes.push(node("BatchNormalization", &["a", "scale", "bias", "m2", "v2"], &["b", "m3", "v3"]));
         undo(&mut graph);
         assert_eq!(graph.nodes[0].outputs, ["y"]);
         assert_eq!(graph.nodes[0].attributes.keys().collect::<Vec<_>>(), ["momentum"]);
         assert_eq!(graph.nodes[1].inputs, ["y", "ratio"]);
+        for (i, input, output) in [(2, "z", "a"), (3, "a", "b")] {
+            assert_eq!(graph.nodes[i].inputs, [input, "scale", "bias", "mean", "var"]);
+            assert_eq!(graph.nodes[i].outputs, [output]);
+        }
     }
 }
