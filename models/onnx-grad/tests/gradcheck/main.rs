@@ -5,8 +5,8 @@
 
 mod activation;
 mod constant;
-mod kinks;
 mod convolution;
+mod kinks;
 mod normalisation;
 mod plain;
 mod problem;
