@@ -82,7 +82,7 @@ pub(crate) fn copy_forward(
         }
         kept = decomposed.nodes;
     }
-    let on_path = depends_on(&kept, trained);
+    let on_path = depends_on(&kept, trained, opset);
     let mut saved = HashMap::new();
     let mut next_state: Vec<(String, String)> = Vec::new();
     for node in &kept {
@@ -113,7 +113,7 @@ fn after(node: &Node, next_state: &[(String, String)]) -> Node {
 
 /// `nodes` with those that gradients pass through written as the table decomposes them.
 fn decompose(mut builder: Builder, nodes: &[Node], trained: &BTreeSet<&str>) -> Result<Graph, GradError> {
-    let on_path = depends_on(nodes, trained);
+    let on_path = depends_on(nodes, trained, builder.opset());
     for node in nodes {
         match vjp::entry(node, builder.opset()).map(|entry| entry.how) {
             Some(How::Decomposed(decompose)) if node.outputs.iter().any(|o| on_path.contains(o.as_str())) => {
@@ -126,11 +126,13 @@ fn decompose(mut builder: Builder, nodes: &[Node], trained: &BTreeSet<&str>) -> 
     Ok(builder.finish())
 }
 
-/// Values that depend on any of `sources`, the sources among them.
-fn depends_on<'a>(nodes: &'a [Node], sources: &BTreeSet<&'a str>) -> HashSet<&'a str> {
+/// Values that depend on any of `sources` along inputs that can have gradients, the sources among them.
+fn depends_on<'a>(nodes: &'a [Node], sources: &BTreeSet<&'a str>, opset: u32) -> HashSet<&'a str> {
     let mut reached: HashSet<&str> = sources.iter().copied().collect();
     for node in nodes {
-        if node.inputs.iter().any(|i| reached.contains(i.as_str())) {
+        let entry = vjp::entry(node, opset);
+        let mut inputs = node.inputs.iter().enumerate().filter(|(i, _)| !entry.is_some_and(|e| e.stops(*i)));
+        if inputs.any(|(_, input)| reached.contains(input.as_str())) {
             reached.extend(node.outputs.iter().map(String::as_str).filter(|o| !o.is_empty()));
         }
     }
@@ -150,7 +152,7 @@ pub(crate) fn differentiate(
     recompute: &Recompute,
 ) -> Result<BTreeMap<String, String>, GradError> {
     let Forward { builder, nodes, saved, mode, .. } = forward;
-    let reached = depends_on(nodes, parameters);
+    let reached = depends_on(nodes, parameters, builder.opset());
     refuse_unsupported(builder, nodes, &reached, loss)?;
     let dtype = builder.value(loss)?.dtype;
     let seed = match seed {
