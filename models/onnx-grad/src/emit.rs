@@ -143,6 +143,71 @@ pub(crate) fn shape_of(b: &mut Builder, x: &str) -> Result<String, GradError> {
     }
 }
 
+/// One integer of a shape or a list of pads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Known(i64),
+    /// A vector of length 1.
+    Computed(String),
+}
+
+impl Entry {
+    /// As an int64 vector of length 1.
+    pub fn vector(self, b: &mut Builder) -> Result<String, GradError> {
+        match self {
+            Entry::Known(n) => b.ints(&[n]),
+            Entry::Computed(name) => Ok(name),
+        }
+    }
+}
+
+/// The size of one axis of `x`.
+pub(crate) fn dim(b: &mut Builder, x: &str, axis: usize) -> Result<Entry, GradError> {
+    if let Some(n) = b.shape(x)?[axis].size() {
+        return Ok(Entry::Known(n as i64));
+    }
+    let range = [("start", (axis as i64).into()), ("end", (axis as i64 + 1).into())];
+    b.op("Shape", &[x], &range).map(Entry::Computed)
+}
+
+/// An int64 scalar.
+pub(crate) fn int(b: &mut Builder, value: i64) -> Result<String, GradError> {
+    b.constant(Tensor::from_i64(&[], &[value]))
+}
+
+/// `x` with one more element, zero, at the end of `axis`.
+pub(crate) fn append_zero(b: &mut Builder, x: &str, axis: usize, rank: usize) -> Result<String, GradError> {
+    let mut pads = vec![0; 2 * rank];
+    pads[rank + axis] = 1;
+    let pads = b.ints(&pads)?;
+    b.op("Pad", &[x, &pads], &[])
+}
+
+/// The entries as one vector: a constant where all are known.
+pub(crate) fn join(b: &mut Builder, entries: &[Entry]) -> Result<String, GradError> {
+    let mut parts = Vec::new();
+    let mut known = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::Known(n) => known.push(*n),
+            Entry::Computed(name) => {
+                if !known.is_empty() {
+                    parts.push(b.ints(&std::mem::take(&mut known))?);
+                }
+                parts.push(name.clone());
+            }
+        }
+    }
+    if !known.is_empty() || parts.is_empty() {
+        parts.push(b.ints(&known)?);
+    }
+    if let [only] = parts.as_slice() {
+        return Ok(only.clone());
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    b.op("Concat", &parts, &[("axis", 0_i64.into())])
+}
+
 /// Number of elements along `axes` of `x`, as a scalar of type `dtype`.
 pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> Result<String, GradError> {
     let shape = b.shape(x)?.clone();

@@ -5,16 +5,21 @@
 //! ([`fold`]), so that what PyTorch writes for a dynamic batch size keeps its meaning.
 
 mod discrete;
+mod einsum;
 mod fold;
 mod int;
 mod layers;
 mod movement;
+mod resize;
+mod select;
 
 use crate::builder::Value;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Node, Shape, Tensor};
 use crate::reverse::show;
+pub(crate) use einsum::{Equation, Label};
 pub(crate) use int::Int;
+pub(crate) use movement::picked;
 
 type Infer = fn(&Context<'_>) -> Result<Vec<Value>, GradError>;
 
@@ -44,6 +49,7 @@ static TABLE: &[(&str, Infer)] = &[
     ("Ceil", same),
     ("Celu", same),
     ("Clip", same),
+    ("Compress", select::compress),
     ("Concat", movement::concat),
     ("Constant", movement::constant),
     ("ConstantOfShape", movement::constant_of_shape),
@@ -51,8 +57,11 @@ static TABLE: &[(&str, Infer)] = &[
     ("ConvTranspose", layers::conv_transpose),
     ("Cos", same),
     ("Cosh", same),
+    ("CumSum", same),
+    ("DepthToSpace", select::depth_to_space),
     ("Div", arithmetic),
     ("Dropout", dropout),
+    ("Einsum", einsum::einsum),
     ("Elu", same),
     ("Equal", comparison),
     ("Erf", same),
@@ -63,6 +72,7 @@ static TABLE: &[(&str, Infer)] = &[
     ("Floor", same),
     ("Gather", movement::gather),
     ("GatherElements", movement::gather_elements),
+    ("GatherND", select::gather_nd),
     ("Gelu", same),
     ("Gemm", layers::gemm),
     ("GlobalAveragePool", layers::global_pool),
@@ -109,14 +119,20 @@ static TABLE: &[(&str, Infer)] = &[
     ("RandomUniformLike", discrete::like),
     ("Range", movement::range),
     ("Reciprocal", same),
+    ("ReduceL1", movement::reduce),
     ("ReduceL2", movement::reduce),
+    ("ReduceLogSum", movement::reduce),
+    ("ReduceLogSumExp", movement::reduce),
     ("ReduceMax", movement::reduce),
     ("ReduceMean", movement::reduce),
     ("ReduceMin", movement::reduce),
+    ("ReduceProd", movement::reduce),
     ("ReduceSum", movement::reduce),
     ("ReduceSumSquare", movement::reduce),
     ("Relu", same),
     ("Reshape", movement::reshape),
+    ("Resize", resize::resize),
+    ("ReverseSequence", same),
     ("Round", same),
     ("ScatterElements", same),
     ("ScatterND", same),
@@ -131,6 +147,7 @@ static TABLE: &[(&str, Infer)] = &[
     ("Softmax", same),
     ("Softplus", same),
     ("Softsign", same),
+    ("SpaceToDepth", select::space_to_depth),
     ("Split", movement::split),
     ("Sqrt", same),
     ("Squeeze", movement::squeeze),
@@ -140,7 +157,9 @@ static TABLE: &[(&str, Infer)] = &[
     ("Tanh", same),
     ("ThresholdedRelu", same),
     ("Tile", movement::tile),
+    ("TopK", select::top_k),
     ("Transpose", movement::transpose),
+    ("Trilu", same),
     ("Unsqueeze", movement::unsqueeze),
     ("Where", r#where),
     ("Xor", logical),

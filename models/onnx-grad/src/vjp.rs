@@ -9,15 +9,22 @@ mod conv;
 mod conv_transpose;
 mod depthwise;
 pub(crate) mod dropout;
+mod einsum;
 mod elementwise;
+mod index;
 mod instance_norm;
 mod layer_norm;
+mod linear;
 mod lrn;
 mod matmul;
 mod movement;
 mod norm;
+mod pad;
 mod pool;
 mod reduce;
+mod resize;
+mod select;
+mod slice;
 mod softmax;
 mod trigonometry;
 mod window;
@@ -312,6 +319,7 @@ pub(crate) static TABLE: &[Entry] = &[
     lowered("Selu", activation::exponential, activation::lower_exponential).undefined("at 0: alpha gamma"),
     // Products and sliding windows.
     rule("ConvTranspose", conv_transpose::conv_transpose),
+    rule("Einsum", einsum::einsum),
     rule("Gemm", matmul::gemm),
     rule("MatMul", matmul::matmul),
     lowered("AveragePool", pool::average, pool::lower),
@@ -334,22 +342,47 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("GlobalAveragePool", reduce::global_average),
     rule("GlobalLpPool", pool::global_lp).undefined("where a norm is 0: 0"),
     rule("GlobalMaxPool", reduce::global_max).undefined("where elements are equal: shared evenly"),
+    rule("ReduceL1", reduce::l1).stop(&[1]).undefined("where an element is 0: 0"),
+    rule("ReduceL2", reduce::l2).stop(&[1]).undefined("where all elements are 0: 0"),
+    rule("ReduceLogSum", reduce::log_sum).stop(&[1]).undefined("where the sum is 0"),
+    rule("ReduceLogSumExp", reduce::log_sum_exp).stop(&[1]),
     rule("ReduceMax", reduce::extremum).stop(&[1]).undefined("where elements are equal: shared evenly"),
     rule("ReduceMean", reduce::mean).stop(&[1]),
     rule("ReduceMin", reduce::extremum).stop(&[1]).undefined("where elements are equal: shared evenly"),
+    rule("ReduceProd", reduce::product).stop(&[1]),
     rule("ReduceSum", reduce::sum).stop(&[1]),
+    rule("ReduceSumSquare", reduce::sum_square).stop(&[1]),
     // Movement.
+    rule("Compress", index::compress).stop(&[1]),
     rule("Concat", movement::concat),
+    rule("CumSum", select::cumulative_sum).stop(&[1]),
+    rule("DepthToSpace", movement::depth_to_space),
     rule("Expand", movement::expand).stop(&[1]),
     rule("Flatten", movement::reshape),
-    rule("Gather", movement::gather).stop(&[1]),
-    rule("Pad", movement::pad).stop(&[1, 2, 3]),
+    rule("Gather", index::gather).stop(&[1]),
+    rule("GatherElements", index::gather_elements).stop(&[1]),
+    rule("GatherND", index::gather_nd).stop(&[1]),
+    rule("Pad", pad::pad).stop(&[1, 3]),
     rule("Reshape", movement::reshape).stop(&[1]),
-    rule("Slice", movement::slice).stop(&[1, 2, 3, 4]),
+    rule("Resize", resize::resize).stop(&[1, 2, 3]),
+    rule("ReverseSequence", movement::reverse_sequence).stop(&[1]),
+    rule("ScatterElements", index::scatter_elements)
+        .stop(&[1])
+        .undefined("where an element is written twice, without a reduction: every update gets its gradient"),
+    rule("ScatterND", index::scatter_nd)
+        .stop(&[1])
+        .undefined("where an element is written twice, without a reduction: every update gets its gradient"),
+    rule("Slice", slice::slice).stop(&[1, 2, 3, 4]),
+    rule("SpaceToDepth", movement::space_to_depth),
     rule("Split", movement::split).stop(&[1]),
     rule("Squeeze", movement::reshape).stop(&[1]),
+    rule("Tile", movement::tile).stop(&[1]),
     rule("Transpose", movement::transpose),
+    rule("Trilu", select::triangle).stop(&[1]),
     rule("Unsqueeze", movement::reshape).stop(&[1]),
+    lowered("TopK", select::top_k, select::lower_top_k)
+        .stop(&[1])
+        .undefined("where elements are equal: those that the operator takes"),
     // Constant wherever they are smooth, or no floating numbers.
     constant("And"),
     constant("ArgMax"),

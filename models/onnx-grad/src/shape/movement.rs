@@ -187,7 +187,7 @@ pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 }
 
 /// Indices that a slice takes from an axis of `size`, in order.
-pub(super) fn picked(start: i64, end: i64, step: i64, size: usize) -> Option<Vec<usize>> {
+pub(crate) fn picked(start: i64, end: i64, step: i64, size: usize) -> Option<Vec<usize>> {
     let size = i64::try_from(size).ok()?;
     let from_front = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
     let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
@@ -244,7 +244,10 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
             let part = size.div_ceil(n_outputs);
             (0..n_outputs).map(|i| Dim::Size(part.min(size.saturating_sub(i * part)))).collect()
         }
-        _ => return Err(c.error("parts of known size", "computed ones")),
+        _ => {
+            let part = |i: usize| Dim::Symbol(format!("{}.dim{axis}", c.node.outputs[i]));
+            (0..n_outputs).map(part).collect()
+        }
     };
     let part = |size: Dim| {
         let mut shape = x.shape.clone();
@@ -264,14 +267,11 @@ pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn tile(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let repeats = c.constant_ints(1);
+    let repeats = c.dims(1);
     let shape = x.shape.iter().enumerate().map(|(axis, dim)| {
-        let times = repeats.as_ref().and_then(|r| r.get(axis)).and_then(|&r| usize::try_from(r).ok());
-        match (dim.size(), times) {
-            (Some(n), Some(times)) => Dim::Size(n * times),
-            (None, Some(1)) => dim.clone(),
-            _ => c.unknown_dim(axis),
-        }
+        let times = repeats.as_ref().and_then(|r| r.get(axis));
+        let size = times.and_then(|times| int::product(&[dim.clone(), times.clone()])?.to_dim());
+        size.unwrap_or_else(|| c.unknown_dim(axis))
     });
     one(x.dtype, shape.collect())
 }

@@ -27,6 +27,89 @@ pub(super) fn extremum(v: &mut Vjp<'_>) -> Result<(), GradError> {
     share_among_equals(v, &y, &dy, &axes)
 }
 
+/// y = Σ x²: dx = 2 x dy.
+pub(super) fn sum_square(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let dy = kept_of_some(v, &v.dy())?;
+    let two = two(v)?;
+    let twice = v.op("Mul", &[&dy, &two], &[])?;
+    scale(v, v.x(0), &twice)
+}
+
+/// y = Σ |x|: dx = sign(x) dy.
+pub(super) fn l1(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let dy = kept_of_some(v, &v.dy())?;
+    let sign = v.op("Sign", &[v.x(0)], &[])?;
+    scale(v, &sign, &dy)
+}
+
+/// y = √Σ x²: dx = x dy / y, zero where all x are.
+pub(super) fn l2(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let dy = kept_of_some(v, &v.dy())?;
+    let y = kept(v, v.y(0))?;
+    let is_zero = is_zero(v, &y)?;
+    // Any other divisor does: x is zero there.
+    let divisor = v.op("Add", &[&y, &is_zero], &[])?;
+    let share = v.op("Div", &[&dy, &divisor], &[])?;
+    scale(v, v.x(0), &share)
+}
+
+/// y = log Σ x: dx = dy / Σ x = dy / eʸ, repeated.
+pub(super) fn log_sum(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let dy = kept_of_some(v, &v.dy())?;
+    let y = kept(v, v.y(0))?;
+    let sum = v.op("Exp", &[&y], &[])?;
+    let share = v.op("Div", &[&dy, &sum], &[])?;
+    spread(v, &share)
+}
+
+/// y = log Σ eˣ: dx = eˣ⁻ʸ dy.
+pub(super) fn log_sum_exp(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let dy = kept_of_some(v, &v.dy())?;
+    let y = kept(v, v.y(0))?;
+    let below = v.op("Sub", &[v.x(0), &y], &[])?;
+    let weight = v.op("Exp", &[&below], &[])?;
+    scale(v, &weight, &dy)
+}
+
+/// y = Π x: dxᵢ = dy Π xⱼ over j ≠ i. That is dy y / xᵢ; with zeros in it, the product of all but the zeros if xᵢ is
+/// the only one, else zero.
+pub(super) fn product(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    let axes = axes(v)?;
+    let dy = kept(v, &v.dy())?;
+    if axes.is_empty() {
+        v.set_dx(0, dy);
+        return Ok(());
+    }
+    let is_zero = is_zero(v, v.x(0))?;
+    let divisor = v.op("Add", &[v.x(0), &is_zero], &[])?;
+    let product = emit::reduce(v.g, "ReduceProd", &divisor, &axes, true)?;
+    let n_zeros = emit::reduce(v.g, "ReduceSum", &is_zero, &axes, true)?;
+    let n_other_zeros = v.op("Sub", &[&n_zeros, &is_zero], &[])?;
+    let is_alone = self::is_zero(v, &n_other_zeros)?;
+    let dy = v.op("Mul", &[&dy, &product], &[])?;
+    let share = v.op("Div", &[&dy, &divisor], &[])?;
+    scale(v, &share, &is_alone)
+}
+
+fn scale(v: &mut Vjp<'_>, x: &str, by: &str) -> Result<(), GradError> {
+    let dx = v.op("Mul", &[x, by], &[])?;
+    v.set_dx(0, dx);
+    Ok(())
+}
+
+fn two(v: &mut Vjp<'_>) -> Result<String, GradError> {
+    let dtype = v.g.value(v.x(0))?.dtype;
+    v.g.scalar(dtype, 2.0)
+}
+
+/// 1 where `x` is 0, else 0, in the type of `x`.
+fn is_zero(v: &mut Vjp<'_>, x: &str) -> Result<String, GradError> {
+    let dtype = v.g.value(x)?.dtype;
+    let zero = v.g.scalar(dtype, 0.0)?;
+    let is_zero = v.op("Equal", &[x, &zero], &[])?;
+    emit::cast(v.g, &is_zero, dtype)
+}
+
 /// Spatial axes only, always kept: dx = dy / (number of positions), repeated.
 pub(super) fn global_average(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let axes: Vec<i64> = (2..v.x_shape(0)?.len() as i64).collect();
@@ -68,6 +151,15 @@ fn axes(v: &Vjp<'_>) -> Result<Vec<i64>, GradError> {
         return Ok((0..rank as i64).collect());
     }
     given.into_iter().map(|a| Ok(emit::axis(v.node, a, rank)? as i64)).collect()
+}
+
+/// As [`kept`], for operators that do more than reduce: with `noop_with_empty_axes` and no axes, releases of ONNX
+/// differ in whether they do the rest.
+fn kept_of_some(v: &mut Vjp<'_>, y: &str) -> Result<String, GradError> {
+    if axes(v)?.is_empty() && !v.x_shape(0)?.is_empty() {
+        return Err(emit::shape_error(v.node, "at least one axis", "none, with `noop_with_empty_axes`"));
+    }
+    kept(v, y)
 }
 
 /// `y`, or a value of its shape, with the reduced axes kept as 1.

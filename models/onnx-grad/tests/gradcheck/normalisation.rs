@@ -148,7 +148,8 @@ fn rms_norm(b: &mut Builder, x: &[String]) -> Result<String, GradError> {
     let two = b.scalar(DataType::F64, 2.0)?;
     let square = b.op("Pow", &[&x[0], &two], &[])?;
     let mean = last_mean(b, &square)?;
-    let epsilon = b.scalar(DataType::F64, 1e-6)?;
+    // ONNX Runtime fuses this, and takes 1e-5 whatever a float64 constant says.
+    let epsilon = b.scalar(DataType::F64, 1e-5)?;
     let shifted = b.op("Add", &[&mean, &epsilon], &[])?;
     let rms = b.op("Sqrt", &[&shifted], &[])?;
     let normal = b.op("Div", &[&x[0], &rms], &[])?;

@@ -17,6 +17,10 @@ pub enum Fill {
     Large,
     /// Magnitude 8 to 24, either sign: what bends at 0 is almost straight within a step.
     Far,
+    /// Zero.
+    Zero,
+    /// As `OffZero`, every third element zero.
+    SomeZeros,
     /// All elements at least 0.5 apart, in random order: no two can swap places.
     Apart,
 }
@@ -26,6 +30,8 @@ pub enum Fill {
 pub enum Arg {
     /// Differentiated. `batch`: the first dimension is declared as a symbol.
     Var { dims: Vec<usize>, fill: Fill, batch: bool },
+    /// The shape, computed in the graph, of another input with a symbolic first dimension.
+    ShapeOf(Vec<usize>),
     /// A constant of any type.
     Const(Tensor),
     /// Constant floats of the problem's type.
@@ -119,6 +125,7 @@ impl Problem {
             .iter()
             .map(|arg| match arg {
                 Arg::Var { dims, batch, .. } => format!("{}{dims:?}", if *batch { "batch " } else { "" }),
+                Arg::ShapeOf(dims) => format!("shape of batch {dims:?}"),
                 Arg::Const(tensor) => format!("const {:?}", tensor.dims),
                 Arg::Floats(dims, _) => format!("const {dims:?}"),
                 Arg::Absent => "absent".to_owned(),
@@ -156,4 +163,8 @@ pub fn int(value: i64) -> Arg {
 
 pub fn float(value: f64) -> Arg {
     Arg::Floats(Vec::new(), vec![value])
+}
+
+pub fn bools(values: &[u8]) -> Arg {
+    Arg::Const(Tensor { dtype: DataType::Bool, dims: vec![values.len()], bytes: values.to_vec() })
 }
