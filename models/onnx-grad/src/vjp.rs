@@ -11,6 +11,7 @@ mod depthwise;
 pub(crate) mod dropout;
 mod einsum;
 mod elementwise;
+mod generate;
 mod index;
 mod instance_norm;
 mod layer_norm;
@@ -362,7 +363,9 @@ pub(crate) static TABLE: &[Entry] = &[
     rule("Gather", index::gather).stop(&[1]),
     rule("GatherElements", index::gather_elements).stop(&[1]),
     rule("GatherND", index::gather_nd).stop(&[1]),
+    rule("OneHot", generate::one_hot).stop(&[0, 1]),
     rule("Pad", pad::pad).stop(&[1, 3]),
+    rule("Range", generate::range).stop(&[1]).undefined("where a step reaches the limit exactly"),
     rule("Reshape", movement::reshape).stop(&[1]),
     rule("Resize", resize::resize).stop(&[1, 2, 3]),
     rule("ReverseSequence", movement::reverse_sequence).stop(&[1]),
@@ -405,13 +408,11 @@ pub(crate) static TABLE: &[Entry] = &[
     constant("LessOrEqual"),
     constant("NonZero"),
     constant("Not"),
-    constant("OneHot"),
     constant("Or"),
     constant("RandomNormal"),
     constant("RandomNormalLike"),
     constant("RandomUniform"),
     constant("RandomUniformLike"),
-    constant("Range"),
     constant("Round"),
     constant("Shape"),
     constant("Sign"),

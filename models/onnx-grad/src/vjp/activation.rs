@@ -71,8 +71,8 @@ pub(super) fn thresholded_relu(v: &mut Vjp<'_>) -> Result<(), GradError> {
     Ok(())
 }
 
-/// y = min(max(x, low), high): dx = dy where low < x < high, else 0; dlow = Σ dy where x <= low, dhigh = Σ dy
-/// where x >= high.
+/// y = min(max(x, low), high): dx = dy where low < x < high, else 0; dlow = Σ dy where y is low, dhigh = Σ dy
+/// where y is high, which it is everywhere if low > high.
 pub(super) fn clip(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let (low, high) = (v.node.input(1), v.node.input(2));
     let dy = v.dy();
@@ -83,10 +83,10 @@ pub(super) fn clip(v: &mut Vjp<'_>) -> Result<(), GradError> {
         };
         v.set_dx(0, dx);
     }
-    for (i, bound, beyond) in [(1, low, "LessOrEqual"), (2, high, "GreaterOrEqual")] {
+    for (i, bound) in [(1, low), (2, high)] {
         if let (true, Some(bound)) = (v.needs(i), bound) {
-            let beyond = v.op(beyond, &[v.x(0), bound], &[])?;
-            let dbound = v.masked(&dy, &beyond)?;
+            let taken = v.op("Equal", &[v.y(0), bound], &[])?;
+            let dbound = v.masked(&dy, &taken)?;
             v.set_dx_summed(i, &dbound)?;
         }
     }
