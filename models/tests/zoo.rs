@@ -13,6 +13,7 @@ use dkt_models::zoo::{self, BuildOptions, Network};
 use dkt_models::{DualHead, ModelError};
 use glob::Pattern;
 use onnx_grad::graph::{Graph, Tensor};
+use onnx_grad::{LossScale, Precision, Recompute};
 use support::Runner;
 
 fn build(network: &Network, seed: u64) -> Graph {
@@ -205,4 +206,48 @@ fn attached_heads_keep_the_classifier_where_the_classes_are_the_same() {
         attach_heads(grown.graph(), &AttachOptions::default()),
         Err(ModelError::AlreadyDualHead)
     ));
+}
+
+/// Loss and gradient norm of a first step, and the state after it.
+fn first_step(network: &str, options: &StepOptions) -> (f32, f32, BTreeMap<String, Tensor>) {
+    let step = TrainingStep::derive(&model(network), options).unwrap();
+    let mut trainer = Trainer::new(&step);
+    let mut feeds = batch(&step, 4);
+    feeds.extend([
+        ("learning_rate", scalar(1e-3)),
+        ("distill_weight", scalar(0.5)),
+        ("temperature", scalar(2.0)),
+        ("step", scalar(1.0)),
+    ]);
+    feeds.extend(trainer.state.iter().map(|(name, t)| (name.as_str(), t.clone())));
+    let mut outputs = trainer.runner.run(&feeds);
+    let value = |name: &str| outputs[name].to_f32().unwrap()[0];
+    let (loss, norm) = (value("loss"), value("grad_norm"));
+    for (name, tensor) in &mut trainer.state {
+        *tensor = outputs.remove(&format!("{name}.next")).unwrap();
+    }
+    (loss, norm, trainer.state)
+}
+
+#[test]
+fn recomputation_gives_the_same_step_to_the_bit() {
+    for network in ["digits-cnn", "mobilenet-v2"] {
+        let plain = first_step(network, &StepOptions::default());
+        let again = StepOptions { recompute: Recompute::Parts(4), ..StepOptions::default() };
+        assert!(first_step(network, &again) == plain, "{network}");
+    }
+}
+
+#[test]
+fn half_precision_steps_are_close_to_full_ones() {
+    for network in ["digits-cnn", "vit-lite"] {
+        let (loss, norm, _) = first_step(network, &StepOptions::default());
+        let half =
+            StepOptions { precision: Precision::Float16(LossScale::default()), ..StepOptions::default() };
+        let (half_loss, half_norm, state) = first_step(network, &half);
+        assert!((half_loss - loss).abs() < 5e-3 * loss, "{network}: loss {half_loss} and {loss}");
+        assert!((half_norm - norm).abs() < 2e-2 * norm, "{network}: norm {half_norm} and {norm}");
+        assert!((half_loss, half_norm) != (loss, norm), "{network}: nothing was rounded");
+        assert_eq!(state["loss_scale"].to_f32().unwrap(), [65_536.0]);
+    }
 }
