@@ -52,7 +52,10 @@ def export_dynamo(model, path, outputs):
         model, (torch.zeros(2, *INPUT),), dynamo=True, opset_version=18, optimize=False,
         input_names=["input"], output_names=outputs, dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
-    optimizer.fold_constants(program.model)
+    # What is computed from a parameter is no constant: folded, it would lose the parameter's name.
+    learns = {name for name, _ in model.named_parameters()}
+    spare = lambda node: False if any(i is not None and i.name in learns for i in node.inputs) else None
+    optimizer.fold_constants(program.model, should_fold=spare)
     # Every convolution without a bias was given one of zeros, which would be trained like any other.
     for node in program.model.graph:
         if node.op_type == "Conv" and len(node.inputs) == 3 and node.inputs[2].name not in model.state_dict():

@@ -10,10 +10,12 @@ Per network NET: NET.EXPORTER.onnx (forward graph, parameters inside) and NET.sa
 where CASE is LOSS.OPTIMISER. PyTorch runs in float64 from the float32 weights, so that all the difference is ours.
 """
 
+import io
 import json
 import pathlib
 import struct
 
+import onnx
 import onnx_ir
 import onnxscript.optimizer
 import torch
@@ -121,6 +123,13 @@ def optimiser(name, parameters):
     return torch.optim.AdamW(parameters, lr=0.001, weight_decay=0.01)
 
 
+def trained(model):
+    """What a step changes: parameters and running statistics."""
+    names = {name for name, _ in model.named_parameters()}
+    state = model.state_dict()
+    return {k: v for k, v in state.items() if k in names or k.endswith(("running_mean", "running_var"))}
+
+
 def train(case, model, data):
     """Yields the named results of five steps."""
     kind, optimiser_name = case.split(".")
@@ -142,30 +151,34 @@ def train(case, model, data):
         for name, value in zip(traces, [*values, norm]):
             traces[name].append(value.detach())
         if step in (0, N_STEPS - 1):
-            for name, tensor in model.state_dict().items():
-                if not name.endswith("num_batches_tracked"):
-                    yield f"{case}.after{step + 1}.{name}", tensor.clone()
+            for name, tensor in trained(model).items():
+                yield f"{case}.after{step + 1}.{name}", tensor.clone()
     for name, trace in traces.items():
         yield f"{case}.{name}", torch.stack(trace)
 
 
-def export(model, weights, x, path, options):
-    """A forward ONNX file that can still be trained: no BatchNormalization folded into a convolution.
+def export(model, weights, x, outputs, options):
+    """A forward graph that can still be trained: no BatchNormalization folded into a convolution.
 
     PRESERVE and TRAINING avoid that in the TorchScript exporter. The other one folds when it optimises, so it
-    must not; its constants are folded here instead.
+    must not; its constants are folded here instead, but nothing that is computed from a parameter.
     """
     model.train(options.get("training") == torch.onnx.TrainingMode.TRAINING)
     if options["dynamo"]:
         options = options | dict(external_data=False, dynamic_shapes=({0: torch.export.Dim("batch")},))
     else:
-        names = ["input", "cl_logits", "st_logits"]
-        options = options | dict(dynamic_axes={name: {0: "batch"} for name in names}, do_constant_folding=False)
-    names = dict(input_names=["input"], output_names=["cl_logits", "st_logits"])
-    torch.onnx.export(model, (x,), path, **names, **options)
-    graph = onnx_ir.load(path)
+        dynamic_axes = {name: {0: "batch"} for name in ["input", *outputs]}
+        options = options | dict(dynamic_axes=dynamic_axes, do_constant_folding=False)
+    file = io.BytesIO()
+    torch.onnx.export(model, (x,), file, input_names=["input"], output_names=outputs, **options)
+    graph = onnx_ir.from_proto(onnx.load_from_string(file.getvalue()))
     if options["dynamo"]:
-        onnxscript.optimizer.fold_constants(graph)
+        learns = {name for name, _ in model.named_parameters()}
+
+        def fold(node):
+            return False if any(i is not None and i.name in learns for i in node.inputs) else None
+
+        onnxscript.optimizer.fold_constants(graph, should_fold=fold)
         onnxscript.optimizer.remove_unused_nodes(graph)
     # Paths and stack traces of the exporting machine.
     for node in graph.graph:
@@ -176,7 +189,7 @@ def export(model, weights, x, path, options):
         value.metadata_props.clear()
         if name in weights:
             value.const_value = onnx_ir.tensor(weights[name].numpy(), name=name)
-    onnx_ir.save(graph, path)
+    return graph
 
 
 def save(path, tensors):
@@ -207,7 +220,8 @@ def main():
         data = list(batches(shape, torch.Generator().manual_seed(100 + seed)))
         tensors = {f"batch.{s}.{k}": v for s, batch in enumerate(data) for k, v in batch.items()}
         for exporter, options in EXPORTERS.items():
-            export(model, weights, data[0]["x"], HERE / f"{name}.{exporter}.onnx", options)
+            graph = export(model, weights, data[0]["x"], ["cl_logits", "st_logits"], options)
+            onnx_ir.save(graph, HERE / f"{name}.{exporter}.onnx")
         for case in CASES:
             model = build().double()
             model.load_state_dict(weights)

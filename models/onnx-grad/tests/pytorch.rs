@@ -2,15 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/reference.rs"]
+mod reference;
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use onnx_grad::graph::{DataType, Graph, Tensor};
 use onnx_grad::loss::{self, Reduction};
 use onnx_grad::{BatchNorm, Builder, Clip, GradError, Optimizer, TrainSpec, check, derive};
-use safetensors::SafeTensors;
+use reference::{TOLERANCE, difference, size};
 use support::Runner;
 
 const EXPORTERS: [&str; 4] = ["script17", "train17", "dynamo18", "dynamo20"];
@@ -18,8 +19,6 @@ const N_STEPS: usize = 5;
 const DISTILL_WEIGHT: f32 = 0.5;
 const TEMPERATURE: f32 = 2.0;
 const CLIP_NORM: f32 = 5.0;
-/// Largest absolute difference over largest absolute value, per tensor. PyTorch computed in float64.
-const TOLERANCE: f64 = 1e-4;
 
 #[test]
 fn mlp_trains_as_in_pytorch() {
@@ -39,7 +38,7 @@ fn resnet_trains_as_in_pytorch() {
 fn verify(network: &str) {
     let fixture = Fixture::read(network);
     for exporter in EXPORTERS {
-        let forward = Graph::read(&path(&format!("{network}.{exporter}.onnx"))).unwrap();
+        let forward = Graph::read(&reference::folder().join(format!("{network}.{exporter}.onnx"))).unwrap();
         for (case, optimizer, learning_rate) in cases() {
             let context = format!("{network} {exporter} {case}");
             let graph = with_loss(forward.clone(), case).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -132,16 +131,8 @@ fn verify_steps(
 
 fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.dims, expected.dims, "{what}");
-    let (found, expected) = (found.to_f32().unwrap(), expected.to_f32().unwrap());
-    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
-    let size = largest(&mut expected.iter().map(|&e| f64::from(e.abs())));
-    let pairs = found.iter().zip(&expected);
-    let error = largest(&mut pairs.map(|(&f, &e)| (f64::from(f) - f64::from(e)).abs()));
-    let finite = found.iter().all(|f| f.is_finite());
-    assert!(
-        finite && error <= TOLERANCE * size,
-        "{what}: off by {error:.2e} where {size:.2e} is the largest"
-    );
+    let (size, error) = (size(expected), difference(found, expected));
+    assert!(error <= TOLERANCE * size, "{what}: off by {error:.2e} where {size:.2e} is the largest");
 }
 
 /// Named tensors that PyTorch computed.
@@ -149,15 +140,7 @@ struct Fixture(BTreeMap<String, Tensor>);
 
 impl Fixture {
     fn read(network: &str) -> Self {
-        let path = path(&format!("{network}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let tensor = |view: &safetensors::tensor::TensorView<'_>| Tensor {
-            dtype: DataType::F32,
-            dims: view.shape().to_vec(),
-            bytes: view.data().to_vec(),
-        };
-        Fixture(tensors.iter().map(|(name, view)| (name.to_owned(), tensor(&view))).collect())
+        Fixture(reference::read(&reference::folder().join(format!("{network}.safetensors"))))
     }
 
     fn parameters(&self, case: &str) -> Vec<String> {
@@ -176,8 +159,4 @@ impl Fixture {
             ("temperature", Tensor::from_f32(&[], &[TEMPERATURE])),
         ]
     }
-}
-
-fn path(file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../export/reference").join(file)
 }

@@ -41,9 +41,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) ->
         "Sub" => zip(x(0)?, x(1)?, dims, |a, b| a.checked_add(&b.checked_neg()?)),
         "Mul" => zip(x(0)?, x(1)?, dims, Int::checked_mul),
         "Div" => zip(x(0)?, x(1)?, dims, Int::checked_div),
-        "Mod" => {
+        "Mod" if node.int("fmod", 0).ok()? == 0 => {
             zip(x(0)?, x(1)?, dims, |a, b| Some(Int::from(a.number()?.checked_rem_euclid(b.number()?)?)))
-                .filter(|_| !node.attributes.contains_key("fmod"))
         }
         "Max" if inputs.len() == 2 => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a.max(b))),
         "Min" if inputs.len() == 2 => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a.min(b))),
