@@ -19,6 +19,9 @@ pub(super) struct Axis {
 }
 
 impl Axis {
+    /// A window that covers nothing but its own position.
+    pub const POINT: Axis = Axis { input: 1, output: 1, kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 };
+
     /// Input positions from the first to the last that one window covers.
     pub fn extent(&self) -> i64 {
         (self.kernel - 1) * self.dilation + 1
