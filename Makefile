@@ -5,10 +5,10 @@ RUNTIME_DIR := .runtime
 DKT := target/release/dkt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check bench runtime mosquitto python clean
+.PHONY: help demo build test check bench bench-torch runtime mosquitto python clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: build ## Run two agents on handwritten digits, with the exchange and without; results in runs/demo
 	$(CARGO) run --release --locked --quiet -p dkt-agent -- testbed agent/examples/digits-lab.toml --out runs/demo
@@ -25,7 +25,12 @@ check: ## Check format, lints and documentation
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
 
-bench: runtime ## Time a training step; beside PyTorch if DKT_BENCH_PYTHON names a Python that has it
+bench: runtime ## Measure training steps; beside PyTorch if DKT_BENCH_PYTHON names a Python that has it
+	$(CARGO) bench --locked -p dkt-agent --bench step
+
+bench-torch: runtime ## Measure training steps beside PyTorch; DKT_BENCH_PYTHON names a Python that has it
+	@test -n "$$DKT_BENCH_PYTHON" || { echo "bench-torch: set DKT_BENCH_PYTHON to a Python with PyTorch" >&2; exit 1; }
+	@"$$DKT_BENCH_PYTHON" -c "import torch" || { echo "bench-torch: $$DKT_BENCH_PYTHON has no PyTorch" >&2; exit 1; }
 	$(CARGO) bench --locked -p dkt-agent --bench step
 
 runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one

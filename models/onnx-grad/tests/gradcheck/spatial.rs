@@ -26,6 +26,10 @@ fn convolutions_of(height: usize, width: usize) -> Vec<Problem> {
         // More padding than the kernel covers.
         conv(vec![image(), x(&[2, 4, 2, 2])]).ints("pads", &[3, 2, 2, 3]),
         conv(vec![image(), x(&[3, 4, 3, 3])]).ints("dilations", &[2, 1]).ints("pads", &[2, 1, 2, 1]),
+        conv(vec![image(), x(&[3, 4, 3, 2])])
+            .ints("dilations", &[2, 1])
+            .ints("strides", &[1, 2])
+            .ints("pads", &[1, 0, 3, 1]),
         conv(vec![image(), x(&[3, 4, 2, 2])]).ints("dilations", &[2, 3]).ints("strides", &[2, 1]),
         conv(vec![image(), x(&[3, 4, 3, 2])]).attr("auto_pad", "SAME_UPPER").ints("strides", &[2, 2]),
         conv(vec![image(), x(&[3, 4, 2, 4])]).attr("auto_pad", "SAME_LOWER"),
