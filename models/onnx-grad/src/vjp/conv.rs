@@ -9,20 +9,19 @@ use crate::graph::{Node, Tensor};
 use crate::vjp::window::{self, Axis};
 use crate::vjp::{Lowered, Mode, Vjp, depthwise, matmul};
 
-/// Output positions per image up to which [`lower`] takes a matrix product: at 8x8 ONNX Runtime's CPU
-/// provider runs it 2 to 3 times as fast as Conv, which works image by image; at 16x16 it gains nothing.
+/// Output positions per image up to which Y and dX are matrix products: ONNX Runtime's CPU provider runs Conv image
+/// by image, which does not pay for small ones.
 const MAX_POSITIONS: i64 = 64;
 
 /// Y as one matrix product over the whole mini-batch where images are small. Saves the right factor, which
 /// dW needs too.
 pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, GradError> {
     let conv = Conv::read(b, node)?;
-    let n_positions: i64 = conv.axes.iter().map(|a| a.output).product();
-    if conv.groups > 1 || conv.window_size() == 1 || n_positions > MAX_POSITIONS {
+    if !conv.is_small() {
         b.push(node.clone())?;
         return Ok(Lowered::default());
     }
-    let columns = columns(b, &node.inputs[0], (conv.groups, conv.c_in), &conv.axes, offsets(&conv.axes))?;
+    let columns = columns(b, &node.inputs[0], (1, conv.c_in), &conv.axes, &shifts(&conv.axes))?;
     let weight = emit::reshape(b, &node.inputs[1], &[conv.c_out, -1])?;
     let product = match node.input(2) {
         Some(bias) => {
@@ -31,9 +30,9 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
         }
         None => b.op("Gemm", &[&weight, &columns], &[])?,
     };
-    let channels_first = conv.channels_first(b, &product, &node.inputs[0])?;
-    let perm = swapped(2 + conv.axes.len(), 0);
-    b.op_named("Transpose", &[&channels_first], &[("perm", perm.into())], &node.outputs[0])?;
+    let dims = [vec![conv.c_out], conv.each(|a| a.output)].concat();
+    let (y, perm) = batch_apart(b, &product, &dims, &node.inputs[0])?;
+    b.op_named("Transpose", &[&y], &[("perm", perm.into())], &node.outputs[0])?;
     Ok(Lowered { saved: BTreeMap::from([("columns", columns)]), next_state: Vec::new() })
 }
 
@@ -43,7 +42,11 @@ pub(super) fn conv(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let conv = Conv::read(v.g, v.node)?;
     if v.needs(0) {
         let plain = conv.axes.iter().all(|a| a.stride == 1 && a.begin.max(a.end) < a.extent());
-        let dx = if plain { conv.input_by_conv(v)? } else { conv.input_by_transpose(v)? };
+        let dx = match (plain, conv.is_small()) {
+            (true, true) => conv.input_by_product(v)?,
+            (true, false) => conv.input_by_conv(v)?,
+            (false, _) => conv.input_by_transpose(v)?,
+        };
         v.set_dx(0, dx);
     }
     if v.needs(1) {
@@ -92,22 +95,33 @@ impl Conv {
         self.axes.iter().map(|a| a.kernel).product()
     }
 
-    /// A matrix `[M, N*space]` as `[M, N, space]`, with the N of `x`.
-    fn channels_first(&self, b: &mut Builder, matrix: &str, x: &str) -> Result<String, GradError> {
-        let space = self.each(|a| a.output);
-        if let Some(n) = b.shape(x)?[0].size() {
-            return emit::reshape(b, matrix, &[vec![self.c_out, n as i64], space].concat());
-        }
-        let n = b.op("Shape", &[x], &[("start", 0_i64.into()), ("end", 1_i64.into())])?;
-        let (channels, space) = (b.ints(&[self.c_out])?, b.ints(&space)?);
-        let shape = b.op("Concat", &[&channels, &n, &space], &[("axis", 0_i64.into())])?;
-        b.op("Reshape", &[matrix, &shape], &[])
+    /// Whether Y and dX are matrix products.
+    fn is_small(&self) -> bool {
+        let n_positions: i64 = self.axes.iter().map(|a| a.output).product();
+        self.groups == 1 && self.window_size() > 1 && n_positions <= MAX_POSITIONS
+    }
+
+    /// dX for stride 1 where images are small: Wᵀ times dY shifted by the mirrored window.
+    fn input_by_product(&self, v: &mut Vjp<'_>) -> Result<String, GradError> {
+        let mirrored: Vec<Axis> = self.axes.iter().map(Axis::mirrored).collect();
+        let mut backwards = shifts(&mirrored);
+        backwards.reverse();
+        let dy = v.dy();
+        let columns = columns(v.g, &dy, (1, self.c_out), &mirrored, &backwards)?;
+        let weight = emit::reshape(v.g, v.x(1), &[self.c_out, self.c_in, self.window_size()])?;
+        let weight = swap(v.g, &weight, 0)?;
+        let weight = emit::reshape(v.g, &weight, &[self.c_in, -1])?;
+        let product = v.op("Gemm", &[&weight, &columns], &[])?;
+        let dims = [vec![self.c_in], self.each(|a| a.input)].concat();
+        let (dx, perm) = batch_apart(v.g, &product, &dims, v.x(0))?;
+        v.op("Transpose", &[&dx], &[("perm", perm.into())])
     }
 
     /// dX for stride 1: a plain Conv, the fastest kernel that every provider has.
     fn input_by_conv(&self, v: &mut Vjp<'_>) -> Result<String, GradError> {
         let weight = self.mirrored_weight(v)?;
-        let pads = [self.each(|a| a.extent() - 1 - a.begin), self.each(|a| a.extent() - 1 - a.end)].concat();
+        let mirrored: Vec<Axis> = self.axes.iter().map(Axis::mirrored).collect();
+        let pads = mirrored.iter().map(|a| a.begin).chain(mirrored.iter().map(|a| a.end)).collect::<Vec<_>>();
         let attributes = [
             ("dilations", self.each(|a| a.dilation).into()),
             ("group", self.groups.into()),
@@ -151,23 +165,23 @@ impl Conv {
     }
 
     /// dW as one matrix product: of dY, shifted along the first spatial axis, with X, shifted along the others,
-    /// where that is possible; else of dY `[M/groups, N*space]` with all [`columns`] of X, per group.
+    /// where that is possible; else of dY `[M/groups, space*N]` with all [`columns`] of X, per group.
     ///
     /// On ONNX Runtime's CPU provider the time goes into copies: a 3x3 window takes 3 of X and 3 of dY, where
     /// the columns are 9 of X. A Conv with batch and channels swapped is slower than either.
     fn weight(&self, v: &mut Vjp<'_>) -> Result<String, GradError> {
-        let (x, dy) = (v.x(0), v.dy());
+        let dy = v.dy();
         if let (None, [first, rest @ ..], 1) = (v.saved("columns"), self.axes.as_slice(), self.groups) {
-            let mirrored = first.stride == 1 && first.begin.max(first.end) < first.extent();
-            if mirrored && first.kernel > 1 && rest.iter().any(|a| a.kernel > 1) {
+            let is_plain = first.stride == 1 && first.begin.max(first.end) < first.extent();
+            if is_plain && first.kernel > 1 && rest.iter().any(|a| a.kernel > 1) {
                 return self.weight_by_axis(v, first, rest);
             }
         }
         let columns = match v.saved("columns") {
             Some(columns) => columns.to_owned(),
-            None => columns(v.g, x, (self.groups, self.c_in), &self.axes, offsets(&self.axes))?,
+            None => columns(v.g, v.x(0), (self.groups, self.c_in), &self.axes, &shifts(&self.axes))?,
         };
-        let dy = swap(v.g, &dy, 0)?;
+        let dy = batch_last(v.g, &dy)?;
         let dw = if self.groups == 1 {
             let dy = emit::reshape(v.g, &dy, &[self.c_out, -1])?;
             matmul::gemm_op(v, [&dy, &columns], [false, true], 1.0)?
@@ -182,22 +196,14 @@ impl Conv {
     /// dW(k, l) = Σ dY(p) X(p + k, q + l) = Σ dY(p - k) X(p, q + l) for offsets k along the first axis and l along
     /// the others: every k with every l in one product `[M*first, C*rest]`.
     fn weight_by_axis(&self, v: &mut Vjp<'_>, first: &Axis, rest: &[Axis]) -> Result<String, GradError> {
-        let whole = |size: i64| Axis { input: size, output: size, ..Axis::POINT };
-        let of_x: Vec<Axis> = [whole(first.input)].iter().chain(rest).copied().collect();
-        let x = columns(v.g, v.x(0), (1, self.c_in), &of_x, offsets(&of_x))?;
-        let mirrored = Axis {
-            input: first.output,
-            output: first.input,
-            begin: first.extent() - 1 - first.begin,
-            end: first.extent() - 1 - first.end,
-            ..*first
-        };
-        let of_dy: Vec<Axis> =
-            std::iter::once(mirrored).chain(rest.iter().map(|a| whole(a.output))).collect();
-        let mut backwards = offsets(&of_dy);
+        let of_x: Vec<Axis> = std::iter::once(Axis::whole(first.input)).chain(rest.iter().copied()).collect();
+        let x = columns(v.g, v.x(0), (1, self.c_in), &of_x, &shifts(&of_x))?;
+        let rest_whole = rest.iter().map(|a| Axis::whole(a.output));
+        let of_dy: Vec<Axis> = std::iter::once(first.mirrored()).chain(rest_whole).collect();
+        let mut backwards = shifts(&of_dy);
         backwards.reverse();
         let dy = v.dy();
-        let dy = columns(v.g, &dy, (1, self.c_out), &of_dy, backwards)?;
+        let dy = columns(v.g, &dy, (1, self.c_out), &of_dy, &backwards)?;
         let dw = matmul::gemm_op(v, [&dy, &x], [false, true], 1.0)?;
         let window: i64 = rest.iter().map(|a| a.kernel).product();
         let dw = emit::reshape(v.g, &dw, &[self.c_out, first.kernel, self.c_in, window])?;
@@ -206,64 +212,79 @@ impl Conv {
     }
 }
 
-/// X shifted by every one of the `offsets`, `[C/groups * window, N*space]`, per group where there are several.
+/// For each weight of the window, the last axis fastest: the input position that each output position reads, none
+/// in the padding.
+fn shifts(axes: &[Axis]) -> Vec<Vec<Option<i64>>> {
+    axes.iter().fold(vec![vec![Some(0)]], |shifts, axis| {
+        let along = |shift: &[Option<i64>], k: i64| {
+            let at = move |o: i64| o * axis.stride + k * axis.dilation - axis.begin;
+            let inside = move |o: &i64| (0..axis.input).contains(&at(*o));
+            let read = |before: &Option<i64>| {
+                let before = *before;
+                (0..axis.output).map(move |o| before.filter(|_| inside(&o)).map(|b| b * axis.input + at(o)))
+            };
+            shift.iter().flat_map(read).collect()
+        };
+        shifts.iter().flat_map(|shift| (0..axis.kernel).map(move |k| along(shift, k))).collect()
+    })
+}
+
+/// `x` `[N, C, …]` under every shift, `[C/groups * shifts, positions*N]`, per group where there are several.
+///
+/// One Gather copies the values that the whole batch has at a position, the padding being one more position. ONNX
+/// Runtime's CPU provider runs it on all threads; Pad, a Slice for each shift and Concat took twice as long.
 fn columns(
     b: &mut Builder,
     x: &str,
     (groups, channels): (i64, i64),
     axes: &[Axis],
-    offsets: Vec<Vec<i64>>,
+    shifts: &[Vec<Option<i64>>],
 ) -> Result<String, GradError> {
-    let each = |f: &dyn Fn(&Axis) -> i64| -> Vec<i64> { axes.iter().map(f).collect() };
-    let mut x = swap(b, x, 0)?;
-    let needed_end = |a: &Axis| ((a.output - 1) * a.stride + a.extent() - a.begin - a.input).max(0);
-    let padded = each(&|a| a.begin + a.input + needed_end(a));
-    if padded != each(&|a| a.input) {
-        let pads = [vec![0, 0], each(&|a| a.begin), vec![0, 0], each(&needed_end)].concat();
-        let pads = b.ints(&pads)?;
-        x = b.op("Pad", &[&x, &pads], &[])?;
+    let n_positions: i64 = axes.iter().map(|a| a.input).product();
+    let mut x = batch_last(b, x)?;
+    let table: Vec<i64> = shifts.iter().flatten().map(|read| read.unwrap_or(n_positions)).collect();
+    if !table.iter().copied().eq(0..n_positions) {
+        x = emit::reshape(b, &x, &[groups * channels, n_positions, -1])?;
+        if table.contains(&n_positions) {
+            let one_behind = b.ints(&[0, 0, 0, 0, 1, 0])?;
+            x = b.op("Pad", &[&x, &one_behind], &[])?;
+        }
+        let table = b.ints(&table)?;
+        x = b.op("Gather", &[&x, &table], &[("axis", 1_i64.into())])?;
     }
-    let names = b.ints(&(2..2 + axes.len() as i64).collect::<Vec<_>>())?;
-    let steps = b.ints(&each(&|a| a.stride))?;
-    let rows = channels * offsets.len() as i64;
-    let mut shifted = Vec::new();
-    for offset in offsets {
-        let ends: Vec<i64> =
-            offset.iter().zip(axes).map(|(o, a)| o + (a.output - 1) * a.stride + 1).collect();
-        let (starts, ends) = (b.ints(&offset)?, b.ints(&ends)?);
-        shifted.push(b.op("Slice", &[&x, &starts, &ends, &names, &steps], &[])?);
-    }
-    let shifted: Vec<&str> = shifted.iter().map(String::as_str).collect();
-    let columns = match *shifted {
-        [_] if padded == each(&|a| a.output) => x,
-        [only] => only.to_owned(),
-        // In front of N the window's axis follows C, as in the weight.
-        _ => b.op("Concat", &shifted, &[("axis", 1_i64.into())])?,
-    };
+    let rows = channels * shifts.len() as i64;
     let matrix = if groups == 1 { vec![rows, -1] } else { vec![groups, rows, -1] };
-    emit::reshape(b, &columns, &matrix)
+    emit::reshape(b, &x, &matrix)
 }
 
-/// The permutation of `rank` axes that swaps `axis` and `axis + 1`.
-fn swapped(rank: usize, axis: usize) -> Vec<i64> {
-    let mut perm: Vec<i64> = (0..rank as i64).collect();
-    perm.swap(axis, axis + 1);
-    perm
-}
-
-fn swap(b: &mut Builder, x: &str, axis: usize) -> Result<String, GradError> {
-    let perm = swapped(b.shape(x)?.len(), axis);
+/// `[N, C, …]` as `[C, …, N]`.
+fn batch_last(b: &mut Builder, x: &str) -> Result<String, GradError> {
+    let rank = b.shape(x)?.len() as i64;
+    let perm: Vec<i64> = (1..rank).chain([0]).collect();
     b.op("Transpose", &[x], &[("perm", perm.into())])
 }
 
-/// Where in the padded input each weight of the window starts, the last axis fastest.
-fn offsets(axes: &[Axis]) -> Vec<Vec<i64>> {
-    axes.iter().fold(vec![Vec::new()], |prefixes, axis| {
-        prefixes
-            .iter()
-            .flat_map(|prefix| {
-                (0..axis.kernel).map(move |k| [prefix.as_slice(), &[k * axis.dilation]].concat())
-            })
-            .collect()
-    })
+/// A matrix `[C, positions*N]` as `[C, …, N]` with the N of `x`, and the permutation to `[N, C, …]`.
+fn batch_apart(
+    b: &mut Builder,
+    matrix: &str,
+    dims: &[i64],
+    x: &str,
+) -> Result<(String, Vec<i64>), GradError> {
+    let rank = dims.len() as i64;
+    let perm: Vec<i64> = [rank].into_iter().chain(0..rank).collect();
+    if let Some(n) = b.shape(x)?[0].size() {
+        return Ok((emit::reshape(b, matrix, &[dims, &[n as i64]].concat())?, perm));
+    }
+    let n = b.op("Shape", &[x], &[("start", 0_i64.into()), ("end", 1_i64.into())])?;
+    let dims = b.ints(dims)?;
+    let shape = b.op("Concat", &[&dims, &n], &[("axis", 0_i64.into())])?;
+    Ok((b.op("Reshape", &[matrix, &shape], &[])?, perm))
+}
+
+/// `axis` and `axis + 1` of `x` swapped.
+fn swap(b: &mut Builder, x: &str, axis: usize) -> Result<String, GradError> {
+    let mut perm: Vec<i64> = (0..b.shape(x)?.len() as i64).collect();
+    perm.swap(axis, axis + 1);
+    b.op("Transpose", &[x], &[("perm", perm.into())])
 }

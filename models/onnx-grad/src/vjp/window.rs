@@ -19,8 +19,17 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// A window that covers nothing but its own position.
-    pub const POINT: Axis = Axis { input: 1, output: 1, kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 };
+    /// A window that covers its own position only, of every one of `size`.
+    pub fn whole(size: i64) -> Self {
+        Axis { input: size, output: size, kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 }
+    }
+
+    /// The window that takes an output's gradient back to the input, for stride 1 and padding less than the window.
+    pub fn mirrored(&self) -> Self {
+        let before = self.extent() - 1;
+        let (begin, end) = (before - self.begin, before - self.end);
+        Axis { input: self.output, output: self.input, begin, end, ..*self }
+    }
 
     /// Input positions from the first to the last that one window covers.
     pub fn extent(&self) -> i64 {
