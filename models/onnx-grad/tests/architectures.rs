@@ -39,6 +39,7 @@ architectures! {
     efficientnet
     googlenet
     mlp_mixer
+    mnasnet
     mobilenet_v2
     mobilenet_v3
     regnet
