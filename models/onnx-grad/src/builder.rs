@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{GradError, UnsupportedNode};
 use crate::graph::{Attribute, DataType, Dim, Graph, Node, Shape, Tensor, ValueInfo};
+use crate::limits;
 use crate::shape::{self, Int};
 
 /// What is known of a value before the graph runs.
@@ -30,6 +31,9 @@ pub struct Builder {
     counters: HashMap<String, usize>,
     /// What `Constant` nodes give.
     constants: HashMap<String, Tensor>,
+    /// What counts against [`limits::MAX_MADE_BYTES`], and the part of it that is integer contents.
+    made_bytes: usize,
+    content_bytes: usize,
 }
 
 impl Builder {
@@ -49,6 +53,8 @@ impl Builder {
             scope: String::new(),
             counters: HashMap::new(),
             constants: HashMap::new(),
+            made_bytes: 0,
+            content_bytes: 0,
         }
     }
 
@@ -103,6 +109,10 @@ impl Builder {
         })
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// # Errors
     /// [`GradError::NoSuchValue`] if no value has that name.
     pub fn shape(&self, name: &str) -> Result<&Shape, GradError> {
@@ -112,6 +122,7 @@ impl Builder {
     /// # Errors
     /// [`GradError::Redefined`] if the name is taken.
     pub fn input(&mut self, name: &str, dtype: DataType, shape: Shape) -> Result<String, GradError> {
+        limits::check_shape(name, &shape)?;
         self.define(name, Value { dtype, shape: shape.clone(), content: None })?;
         self.graph.inputs.push(ValueInfo { name: name.to_owned(), dtype, shape });
         Ok(name.to_owned())
@@ -122,8 +133,9 @@ impl Builder {
     /// # Errors
     /// [`GradError::Redefined`] if the name is taken.
     pub fn initializer(&mut self, name: &str, tensor: Tensor) -> Result<String, GradError> {
+        let shape: Shape = tensor.dims.iter().map(|&n| Dim::Size(n)).collect();
+        limits::check_shape(name, &shape)?;
         let content = shape::integers(&tensor);
-        let shape = tensor.dims.iter().map(|&n| Dim::Size(n)).collect();
         self.define(name, Value { dtype: tensor.dtype, shape, content })?;
         self.graph.initializers.insert(name.to_owned(), tensor);
         Ok(name.to_owned())
@@ -132,13 +144,22 @@ impl Builder {
     /// A constant under a name made from its content, shared by all who ask for the same.
     ///
     /// # Errors
-    /// None in practice: equal names mean equal tensors.
+    /// [`GradError::Limit`] if all constants together take too much.
     pub fn constant(&mut self, tensor: Tensor) -> Result<String, GradError> {
         let name = constant_name(&tensor);
         if self.graph.initializers.get(&name) == Some(&tensor) {
             return Ok(name);
         }
+        self.charge(tensor.bytes.len())?;
         self.initializer(&name, tensor)
+    }
+
+    /// To be asked before a constant is made whose size a file decides.
+    ///
+    /// # Errors
+    /// [`GradError::Limit`] if a tensor of this type and shape would be too much.
+    pub fn room_for(&self, dtype: DataType, dims: &[usize]) -> Result<(), GradError> {
+        self.within_limit(limits::tensor_bytes(dtype, dims))
     }
 
     /// A one-dimensional int64 constant.
@@ -212,21 +233,20 @@ impl Builder {
     /// # Errors
     /// Whatever shape inference finds wrong with the node; the graph is unchanged then.
     pub fn push(&mut self, node: Node) -> Result<(), GradError> {
-        for input in node.inputs.iter().filter(|s| !s.is_empty()) {
-            if !self.values.contains_key(input) {
-                return Err(GradError::UnknownValue {
-                    node: node.name.clone(),
-                    op: node.op.clone(),
-                    value: input.clone(),
-                });
-            }
-        }
-        let values = shape::infer(&node, self.graph.opset, &|name| self.values.get(name), &|name| {
-            self.constant_content(name)
-        })?;
+        let values = self.infer(&node)?;
         if let Some(taken) = node.outputs.iter().find(|o| self.values.contains_key(*o)) {
             return Err(GradError::Redefined { value: taken.clone() });
         }
+        if self.graph.nodes.len() >= limits::MAX_NODES {
+            return Err(GradError::Limit {
+                what: format!("nodes of graph `{}`", self.graph.name),
+                found: limits::MAX_NODES as u64 + 1,
+                limit: limits::MAX_NODES as u64,
+                name: "MAX_NODES",
+            });
+        }
+        let names = node.inputs.iter().chain(&node.outputs).map(|name| size_of::<String>() + name.len());
+        self.charge(size_of::<Node>() + node.name.len() + names.sum::<usize>())?;
         if node.op == "Constant"
             && let (Some(output), Some(tensor)) = (node.output(0), shape::constant_tensor(&node))
         {
@@ -239,6 +259,25 @@ impl Builder {
         }
         self.graph.nodes.push(node);
         Ok(())
+    }
+
+    /// What is known of the outputs of `node`, which may be appended if there is no error.
+    ///
+    /// # Errors
+    /// Whatever shape inference finds wrong with the node.
+    pub(crate) fn infer(&self, node: &Node) -> Result<Vec<Value>, GradError> {
+        for input in node.inputs.iter().filter(|s| !s.is_empty()) {
+            if !self.values.contains_key(input) {
+                return Err(GradError::UnknownValue {
+                    node: node.name.clone(),
+                    op: node.op.clone(),
+                    value: input.clone(),
+                });
+            }
+        }
+        shape::infer(node, self.graph.opset, &|name| self.values.get(name), &|name| {
+            self.constant_content(name)
+        })
     }
 
     /// The content of an initialiser or of a `Constant` node's output.
@@ -273,10 +312,39 @@ impl Builder {
         }
     }
 
-    fn define(&mut self, name: &str, value: Value) -> Result<(), GradError> {
+    fn within_limit(&self, n_bytes: usize) -> Result<(), GradError> {
+        let found = self.made_bytes.saturating_add(n_bytes);
+        if found <= limits::MAX_MADE_BYTES {
+            return Ok(());
+        }
+        Err(GradError::Limit {
+            what: format!("bytes that graph `{}` makes", self.graph.name),
+            found: found as u64,
+            limit: limits::MAX_MADE_BYTES as u64,
+            name: "MAX_MADE_BYTES",
+        })
+    }
+
+    fn charge(&mut self, n_bytes: usize) -> Result<(), GradError> {
+        self.within_limit(n_bytes)?;
+        self.made_bytes += n_bytes;
+        Ok(())
+    }
+
+    fn define(&mut self, name: &str, mut value: Value) -> Result<(), GradError> {
+        /// Contents of so many integers are followed beyond [`limits::MAX_CONTENT_BYTES`] too.
+        const SHORT: usize = 64;
         if self.values.contains_key(name) {
             return Err(GradError::Redefined { value: name.to_owned() });
         }
+        let bytes = |content: &Vec<Int>| content.iter().map(Int::size_bytes).sum::<usize>();
+        let n_bytes = value.content.as_ref().map_or(0, bytes);
+        if self.content_bytes + n_bytes > limits::MAX_CONTENT_BYTES {
+            value.content = value.content.filter(|c| c.len() <= SHORT);
+        }
+        let n_bytes = value.content.as_ref().map_or(0, bytes);
+        self.charge(name.len() + limits::shape_bytes(&value.shape) + n_bytes)?;
+        self.content_bytes += n_bytes;
         self.values.insert(name.to_owned(), value);
         Ok(())
     }
@@ -298,9 +366,8 @@ pub(crate) fn refuse_unknown(nodes: &[Node], opset: u32) -> Result<(), GradError
 /// `const/i64[2]/3,4` while that is short, else a hash of the content.
 fn constant_name(tensor: &Tensor) -> String {
     let dims = tensor.dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
-    let hex: String = tensor.bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let content = if hex.len() <= 32 {
-        hex
+    let content = if tensor.bytes.len() <= 16 {
+        tensor.bytes.iter().map(|b| format!("{b:02x}")).collect()
     } else {
         // FNV-1a, 128 bit: stable across platforms and releases, as the derived bytes must be.
         let hash = tensor.bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, &b| {

@@ -7,8 +7,8 @@ use crate::derive::MIN_OPSET;
 use crate::error::GradError;
 use crate::graph::Graph;
 use crate::recompute::Recompute;
-use crate::reverse;
 use crate::vjp::{self, BatchNorm, How, Mode};
+use crate::{reverse, shape};
 
 /// One line of the table of derivative rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,11 @@ pub fn rules() -> Vec<Rule> {
         undefined: e.undefined,
     };
     vjp::TABLE.iter().map(rule).collect()
+}
+
+/// Every operator whose shapes are known: those that a graph may hold.
+pub fn operators() -> impl Iterator<Item = &'static str> {
+    shape::operators()
 }
 
 /// The graph in its training form with the outputs it has, and after them, for every name in `values`, the

@@ -211,7 +211,7 @@ pub(crate) fn join(b: &mut Builder, entries: &[Entry]) -> Result<String, GradErr
 /// Number of elements along `axes` of `x`, as a scalar of type `dtype`.
 pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> Result<String, GradError> {
     let shape = b.shape(x)?.clone();
-    let known: usize = axes.iter().filter_map(|&a| shape[a as usize].size()).product();
+    let known: f64 = axes.iter().filter_map(|&a| shape[a as usize].size()).map(|n| n as f64).product();
     let mut product: Option<String> = None;
     for &axis in axes.iter().filter(|&&a| shape[a as usize].size().is_none()) {
         let dim = b.op("Shape", &[x], &[("start", axis.into()), ("end", (axis + 1).into())])?;
@@ -223,12 +223,12 @@ pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> 
         });
     }
     match product {
-        Some(product) if known == 1 => Ok(product),
+        Some(product) if known == 1.0 => Ok(product),
         Some(product) => {
-            let known = b.scalar(dtype, known as f64)?;
+            let known = b.scalar(dtype, known)?;
             b.op("Mul", &[&product, &known], &[])
         }
-        None => b.scalar(dtype, known as f64),
+        None => b.scalar(dtype, known),
     }
 }
 

@@ -33,6 +33,10 @@ pub enum GradError {
     NoSuchValue { value: String, known: String },
     #[error("value `{value}` is defined twice")]
     Redefined { value: String },
+    #[error("{op} node `{node}`: expected {expected} {what}(s), none left out, found {found}")]
+    Arity { node: String, op: String, what: &'static str, expected: String, found: usize },
+    #[error("{what}: expected at most {limit} (`limits::{name}`), found {found}")]
+    Limit { what: String, found: u64, limit: u64, name: &'static str },
     #[error(
         "operator `{op}` (opset {opset}) at node `{node}` is not known; only operators with known shapes can be used"
     )]
@@ -73,6 +77,10 @@ pub enum ReadError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{}` has {size_bytes} bytes, expected at most {limit_bytes}", .path.display())]
     TooLarge { path: PathBuf, size_bytes: u64, limit_bytes: u64 },
+    #[error("`{}` is no regular file", .path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{what}: expected at most {limit} (`limits::{name}`), found {found}")]
+    Limit { what: String, found: u64, limit: u64, name: &'static str },
     #[error("not an ONNX file")]
     Protobuf(#[source] prost::DecodeError),
     #[error("not an ONNX file: it holds no graph")]
@@ -81,12 +89,33 @@ pub enum ReadError {
         "expected ai.onnx opset {first} to {last}, found {found}; export the model again with such an opset_version"
     )]
     Opset { found: i64, first: u32, last: u32 },
+    #[error("the file imports no opset of ai.onnx")]
+    NoOpset,
+    #[error("the file imports opsets {first} and {second} of ai.onnx")]
+    TwoOpsets { first: i64, second: i64 },
     #[error("model-local function `{name}` is not supported; export the model with its functions inlined")]
     Function { name: String },
     #[error("sparse initialisers are not supported")]
     SparseInitializer,
     #[error("initialiser `{name}` is there twice")]
     DuplicateInitializer { name: String },
+    #[error("{what} has no name")]
+    NoName { what: &'static str },
+    #[error("value `{value}` is given by {first} and by {second}")]
+    Redefined { value: String, first: String, second: String },
+    #[error("output `{name}` is there twice")]
+    DuplicateOutput { name: String },
+    #[error("output `{name}` is given by no input, initialiser or node")]
+    UnknownOutput { name: String },
+    #[error("{op} node `{node}` reads `{value}`, which no input, initialiser or node gives")]
+    UnknownValue { node: String, op: String, value: String },
+    #[error(
+        "{op} node `{node}` reads `{value}`, which only the later node `{giver}` gives; expected nodes in topological \
+         order, as ONNX requires"
+    )]
+    Order { node: String, op: String, value: String, giver: String },
+    #[error("the nodes {} read each other's outputs in a circle", list(.nodes))]
+    Cycle { nodes: Vec<String> },
     #[error("`{name}` is not a tensor")]
     NotATensor { name: String },
     #[error("`{name}` has no shape; export the model with shapes for its inputs and outputs")]
@@ -99,6 +128,21 @@ pub enum ReadError {
     TensorSize { name: String, expected: usize, found: usize },
     #[error("tensor `{name}` lies in `{location}`, expected a file of a bare name in the model's own folder")]
     ExternalLocation { name: String, location: String },
+    #[error(
+        "tensor `{name}` lies in another file, `{location}`, but the model was given as bytes, without a folder"
+    )]
+    NoFolder { name: String, location: String },
+    #[error("`{reader}` reads `{value}`, a statistic that BatchNormalization gives in training mode only")]
+    MovedStatistic { value: String, reader: String },
+    #[error("attribute `{name}` of {op} node `{node}` is there twice")]
+    DuplicateAttribute { op: String, node: String, name: String },
     #[error("attribute `{name}` of {op} node `{node}` holds {found}, which is not supported")]
     Attribute { op: String, node: String, name: String, found: &'static str },
+}
+
+/// The first few names; a circle of nodes can be long.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }

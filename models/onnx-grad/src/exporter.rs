@@ -1,8 +1,10 @@
 //! Undoes what exporters do to a network that is still to be trained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use crate::error::ReadError;
 use crate::graph::Graph;
+use crate::limits::MAX_UNTIED_BYTES;
 
 /// Brings a graph as read into the form that inference, and derivation, start from:
 ///
@@ -12,8 +14,13 @@ use crate::graph::Graph;
 /// - An initialiser that is an `Identity` of another becomes one of its own. PyTorch's TorchScript exporter
 ///   ties initialisers that are equal, as those of all fresh BatchNorm layers are; trained as one they would
 ///   stay equal. Weights shared on purpose have one name and are not touched.
-pub(crate) fn undo(graph: &mut Graph) {
+///
+/// # Errors
+/// [`ReadError::Limit`] if the copies take too much; [`ReadError::MovedStatistic`] if anything but another
+/// BatchNormalization reads what one in training mode makes of its statistics.
+pub(crate) fn undo(graph: &mut Graph) -> Result<(), ReadError> {
     let mut moved = BTreeMap::new();
+    let mut dropped = HashSet::new();
     for node in graph.nodes.iter_mut().filter(|n| n.domain.is_empty()) {
         match node.op.as_str() {
             "BatchNormalization" => {
@@ -23,7 +30,10 @@ pub(crate) fn undo(graph: &mut Graph) {
                         String::clone_from(statistic, layers);
                     }
                 }
-                for (output, statistic) in node.outputs.drain(1..).zip(node.inputs.iter().skip(3)) {
+                let n_kept = node.outputs.len().min(1);
+                let given: Vec<String> = node.outputs.drain(n_kept..).filter(|o| !o.is_empty()).collect();
+                dropped.extend(given.iter().cloned());
+                for (output, statistic) in given.into_iter().zip(node.inputs.iter().skip(3)) {
                     moved.insert(output, statistic.clone());
                 }
             }
@@ -31,17 +41,36 @@ pub(crate) fn undo(graph: &mut Graph) {
             _ => {}
         }
     }
+    let read = graph.nodes.iter().flat_map(|node| node.inputs.iter().map(|i| (&node.name, i)));
+    let put_out = graph.outputs.iter().map(|o| (&o.name, &o.name));
+    if let Some((reader, value)) = read.chain(put_out).find(|(_, value)| dropped.contains(*value)) {
+        return Err(ReadError::MovedStatistic { value: value.clone(), reader: reader.clone() });
+    }
     let Graph { nodes, initializers, outputs, .. } = graph;
+    let is_output: HashSet<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+    let mut n_bytes = 0;
     nodes.retain(|node| {
         let ([from], [to]) = (node.inputs.as_slice(), node.outputs.as_slice()) else { return true };
-        let is_output = outputs.iter().any(|o| o.name == *to);
-        if node.op != "Identity" || !node.domain.is_empty() || is_output {
+        if node.op != "Identity" || !node.domain.is_empty() || is_output.contains(to.as_str()) {
             return true;
         }
-        let Some(tensor) = initializers.get(from).cloned() else { return true };
-        initializers.insert(to.clone(), tensor);
+        let Some(tensor) = initializers.get(from) else { return true };
+        n_bytes += tensor.bytes.len();
+        if n_bytes <= MAX_UNTIED_BYTES {
+            let tensor = tensor.clone();
+            initializers.insert(to.clone(), tensor);
+        }
         false
     });
+    if n_bytes > MAX_UNTIED_BYTES {
+        return Err(ReadError::Limit {
+            what: "bytes of initialisers that are `Identity` of others".to_owned(),
+            found: n_bytes as u64,
+            limit: MAX_UNTIED_BYTES as u64,
+            name: "MAX_UNTIED_BYTES",
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -63,7 +92,7 @@ mod tests {
         b.output(&sum).unwrap();
         b.output("y").unwrap();
         let mut graph = b.finish();
-        undo(&mut graph);
+        undo(&mut graph).unwrap();
         assert_eq!(graph.initializers["b"], graph.initializers["a"]);
         assert_eq!(graph.initializers["c"], graph.initializers["a"]);
         let ops: Vec<&str> = graph.nodes.iter().map(|n| n.op.as_str()).collect();
@@ -91,7 +120,7 @@ mod tests {
         graph.nodes.push(node("Dropout", &["y", "ratio", "training"], &["z", "mask"]));
         graph.nodes.push(node("BatchNormalization", &["z", "scale", "bias", "m", "v"], &["a", "m2", "v2"]));
         graph.nodes.push(node("BatchNormalization", &["a", "scale", "bias", "m2", "v2"], &["b", "m3", "v3"]));
-        undo(&mut graph);
+        undo(&mut graph).unwrap();
         assert_eq!(graph.nodes[0].outputs, ["y"]);
         assert_eq!(graph.nodes[0].attributes.keys().collect::<Vec<_>>(), ["momentum"]);
         assert_eq!(graph.nodes[1].inputs, ["y", "ratio"]);

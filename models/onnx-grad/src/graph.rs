@@ -246,6 +246,12 @@ impl Node {
         self.outputs.get(i).map(String::as_str).filter(|s| !s.is_empty())
     }
 
+    /// The first output that is not left out: no other node has it. Empty where there is none, which shape
+    /// inference refuses.
+    pub(crate) fn first_output(&self) -> &str {
+        self.outputs.iter().map(String::as_str).find(|o| !o.is_empty()).unwrap_or_default()
+    }
+
     /// # Errors
     /// [`GradError::Attribute`] if the attribute is there with another type.
     pub fn int(&self, name: &str, default: i64) -> Result<i64, GradError> {

@@ -54,6 +54,7 @@ pub mod error;
 mod exporter;
 mod gradients;
 pub mod graph;
+pub mod limits;
 pub mod loss;
 mod optimizer;
 mod precision;

@@ -39,7 +39,7 @@ pub(crate) struct Plan {
 pub(crate) struct Recomputed {
     /// New name by old name.
     names: HashMap<String, String>,
-    /// What lowered nodes keep for their rules, by the node's name.
+    /// What lowered nodes keep for their rules, by the node's first output.
     pub saved: HashMap<String, BTreeMap<&'static str, String>>,
 }
 
@@ -150,7 +150,7 @@ fn compute_again(
         let copy = Node { name: format!("{}{RECOMPUTED}", node.name), ..again.node(node) };
         // Statistics that the second computation moves are left behind: the first one's count.
         let lowered = reverse::emit_forward(b, &copy, true, mode)?;
-        again.saved.insert(node.name.clone(), lowered.saved);
+        again.saved.insert(node.first_output().to_owned(), lowered.saved);
     }
     Ok(again)
 }

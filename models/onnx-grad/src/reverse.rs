@@ -13,7 +13,7 @@ pub(crate) struct Forward {
     pub builder: Builder,
     /// The original nodes that are copied, in order: those that the wanted values depend on.
     nodes: Vec<Node>,
-    /// What a lowered node keeps for its rule, by the node's name.
+    /// What a lowered node keeps for its rule, by its first output: other nodes may have its name.
     saved: HashMap<String, BTreeMap<&'static str, String>>,
     /// (initialiser, value after the step).
     pub next_state: Vec<(String, String)>,
@@ -29,6 +29,7 @@ pub(crate) fn emit_forward(
 ) -> Result<Lowered, GradError> {
     match vjp::entry(node, builder.opset()).map(|entry| entry.how) {
         Some(How::Lowered(lower, _)) if on_path => {
+            builder.infer(node)?;
             builder.set_scope(&node.name);
             lower(builder, node, mode)
         }
@@ -76,7 +77,7 @@ pub(crate) fn copy_forward(
         let decomposed = decompose(empty()?, &kept, trained)?;
         // Constants that decompositions made.
         for (name, tensor) in decomposed.initializers {
-            if builder.value(&name).is_err() {
+            if !builder.has(&name) {
                 builder.initializer(&name, tensor)?;
             }
         }
@@ -88,7 +89,7 @@ pub(crate) fn copy_forward(
     for node in &kept {
         let on_path = node.outputs.iter().any(|o| on_path.contains(o.as_str()));
         let lowered = emit_forward(&mut builder, &after(node, &next_state), on_path, mode)?;
-        saved.insert(node.name.clone(), lowered.saved);
+        saved.insert(node.first_output().to_owned(), lowered.saved);
         for (from, next) in lowered.next_state {
             match next_state.iter_mut().find(|(_, latest)| *latest == from) {
                 Some((_, latest)) => *latest = next,
@@ -118,6 +119,7 @@ fn decompose(mut builder: Builder, nodes: &[Node], trained: &BTreeSet<&str>) -> 
         match vjp::entry(node, builder.opset()).map(|entry| entry.how) {
             Some(How::Decomposed(decompose)) if node.outputs.iter().any(|o| on_path.contains(o.as_str())) => {
                 builder.set_scope(&node.name);
+                builder.infer(node)?;
                 decompose(&mut builder, node)?;
             }
             _ => builder.push(node.clone())?,
@@ -184,7 +186,7 @@ pub(crate) fn differentiate(
         let again = plan.recomputed(builder, nodes, position, known, mode)?;
         let copy = again.map(|again| again.node(node));
         let saved = again.map_or(&*saved, |again| &again.saved);
-        let kept = saved.get(&node.name).unwrap_or(&nothing_saved);
+        let kept = saved.get(node.first_output()).unwrap_or(&nothing_saved);
         builder.set_scope(&format!("{}.grad", node.name));
         let mut vjp = Vjp::new(builder, copy.as_ref().unwrap_or(node), dy, needs.clone(), kept);
         rule(&mut vjp)?;

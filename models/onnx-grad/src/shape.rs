@@ -4,6 +4,7 @@
 //! ONNX specification. Integer contents (the result of `Shape`, the target of `Reshape`) are followed too
 //! ([`fold`]), so that what PyTorch writes for a dynamic batch size keeps its meaning.
 
+mod arity;
 mod discrete;
 mod einsum;
 mod fold;
@@ -16,10 +17,11 @@ mod select;
 use crate::builder::Value;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Node, Shape, Tensor};
+use crate::limits;
 use crate::reverse::show;
 pub(crate) use einsum::{Equation, Label};
 pub(crate) use int::Int;
-pub(crate) use movement::picked;
+pub(crate) use movement::{Picked, picked};
 
 type Infer = fn(&Context<'_>) -> Result<Vec<Value>, GradError>;
 
@@ -165,6 +167,11 @@ static TABLE: &[(&str, Infer)] = &[
     ("Xor", logical),
 ];
 
+/// The operators of the table.
+pub(crate) fn operators() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(op, _)| *op)
+}
+
 /// Whether shapes are known for `op`: without them nothing that follows can be derived.
 pub(crate) fn is_known(op: &str) -> bool {
     TABLE.iter().any(|(name, _)| *name == op)
@@ -175,7 +182,8 @@ pub(crate) fn is_known(op: &str) -> bool {
 /// `value` looks up what is known of an input; `tensor` its content where it is constant.
 ///
 /// # Errors
-/// [`GradError::Shape`] where the inputs cannot be this operator's; [`GradError::UnknownOperator`].
+/// [`GradError::Shape`] and [`GradError::Arity`] where the inputs cannot be this operator's; [`GradError::Limit`]
+/// where they or what they give are beyond [`limits`]; [`GradError::UnknownOperator`].
 pub(crate) fn infer<'a>(
     node: &'a Node,
     opset: u32,
@@ -188,14 +196,43 @@ pub(crate) fn infer<'a>(
         node: node.name.clone(),
         opset,
     })?;
+    arity::check(node)?;
+    check_attributes(node)?;
     let inputs = (0..node.inputs.len()).map(|i| node.input(i).and_then(value)).collect();
     let tensors = (0..node.inputs.len()).map(|i| node.input(i).and_then(tensor)).collect();
     let context = Context { node, opset, inputs, tensors };
     let mut values = infer(&context)?;
+    for value in &values {
+        limits::check_shape(&node.name, &value.shape)?;
+    }
     if let Some(first) = values.first_mut().filter(|v| v.content.is_none() && holds_integers(v.dtype)) {
-        first.content = folded(&context, &first.shape);
+        first.content = folded(&context, first);
     }
     Ok(values)
+}
+
+/// Integers that stay small, so that sums and products of a few of them fit in 64 bits.
+fn check_attributes(node: &Node) -> Result<(), GradError> {
+    // A constant holds anything, and `Shape` clamps its bounds.
+    if matches!(node.op.as_str(), "Constant" | "Shape") {
+        return Ok(());
+    }
+    for (name, attribute) in &node.attributes {
+        let values = match attribute {
+            Attribute::Int(value) => std::slice::from_ref(value),
+            Attribute::Ints(values) => values,
+            _ => continue,
+        };
+        if let Some(value) = values.iter().find(|v| v.unsigned_abs() > limits::MAX_ATTRIBUTE) {
+            return Err(GradError::Limit {
+                what: format!("attribute `{name}` of {} node `{}`", node.op, node.name),
+                found: value.unsigned_abs(),
+                limit: limits::MAX_ATTRIBUTE,
+                name: "MAX_ATTRIBUTE",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Whether contents of this type are followed.
@@ -203,7 +240,8 @@ fn holds_integers(dtype: DataType) -> bool {
     matches!(dtype, DataType::I64 | DataType::I32 | DataType::Bool)
 }
 
-fn folded(c: &Context<'_>, shape: &Shape) -> Option<Vec<Int>> {
+/// Content of the node's first output, `y`.
+fn folded(c: &Context<'_>, y: &Value) -> Option<Vec<Int>> {
     let dims = |shape: &Shape| shape.iter().map(Dim::size).collect::<Option<Vec<usize>>>();
     let of_inputs: Vec<Option<Vec<usize>>> = c.inputs.iter().map(|v| dims(&v.as_ref()?.shape)).collect();
     let known = |(value, dims): (&Option<&'_ Value>, &'_ Option<Vec<usize>>)| -> Option<_> {
@@ -214,12 +252,12 @@ fn folded(c: &Context<'_>, shape: &Shape) -> Option<Vec<Int>> {
         .iter()
         .map(|known| known.as_ref().map(|(dims, content)| fold::Known { dims, content }))
         .collect();
-    fold::fold(c.node, &inputs, &dims(shape)?)
+    fold::fold(c.node, &inputs, y.dtype, &dims(&y.shape)?)
 }
 
 /// Content of a small integer or boolean tensor.
 pub(crate) fn integers(tensor: &Tensor) -> Option<Vec<Int>> {
-    if tensor.n_elements() > fold::MAX_ELEMENTS {
+    if !holds_integers(tensor.dtype) || tensor.n_elements() > fold::MAX_ELEMENTS {
         return None;
     }
     let numbers: Vec<i64> = match tensor.dtype {
@@ -259,7 +297,7 @@ impl<'a> Context<'a> {
     /// The `i`-th input's integers, where all are numbers.
     fn constant_ints(&self, i: usize) -> Option<Vec<i64>> {
         if let Some(tensor) = self.tensors.get(i).copied().flatten() {
-            return tensor.to_i64().ok();
+            return (tensor.n_elements() <= fold::MAX_ELEMENTS).then(|| tensor.to_i64().ok())?;
         }
         self.content(i)?.iter().map(Int::number).collect()
     }
@@ -271,7 +309,11 @@ impl<'a> Context<'a> {
 
     /// The `i`-th input as a shape.
     fn dims(&self, i: usize) -> Option<Shape> {
-        self.content(i)?.iter().map(Int::to_dim).collect()
+        self.content(i)
+            .filter(|_| self.shape(i).is_ok_and(|s| s.len() <= 1))?
+            .iter()
+            .map(Int::to_dim)
+            .collect()
     }
 
     fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> GradError {
@@ -296,6 +338,19 @@ impl<'a> Context<'a> {
             .ok()
             .filter(|&a| a < rank)
             .ok_or_else(|| self.error(format!("an axis within rank {rank}"), axis.to_string()))
+    }
+
+    /// Axes counted from the front, each named once.
+    fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>, GradError> {
+        if axes.len() > rank.min(limits::MAX_RANK) {
+            let most = rank.min(limits::MAX_RANK);
+            return Err(self.error(format!("at most {most} axes"), axes.len().to_string()));
+        }
+        let axes: Vec<usize> = axes.iter().map(|&a| self.axis(a, rank)).collect::<Result<_, _>>()?;
+        match (1..axes.len()).find(|&i| axes[..i].contains(&axes[i])) {
+            Some(i) => Err(self.error("axes that are named once", format!("axis {} twice", axes[i]))),
+            None => Ok(axes),
+        }
     }
 }
 

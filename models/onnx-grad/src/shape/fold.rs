@@ -4,7 +4,7 @@
 //! and shapes that depend on it are refused where they are needed.
 
 use super::int::Int;
-use crate::graph::{Attribute, Node};
+use crate::graph::{Attribute, DataType, Node};
 
 /// Tensors with more elements are data, not shapes, and are not followed.
 pub(super) const MAX_ELEMENTS: usize = 1 << 16;
@@ -26,16 +26,25 @@ impl Known<'_> {
     }
 }
 
-/// Content of the first output of `node`, of shape `dims`. `None` where it is not followed.
-pub(super) fn fold(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) -> Option<Vec<Int>> {
+/// Content of the first output of `node`, of type `dtype` and shape `dims`. `None` where it is not followed.
+pub(super) fn fold(
+    node: &Node,
+    inputs: &[Option<Known<'_>>],
+    dtype: DataType,
+    dims: &[usize],
+) -> Option<Vec<Int>> {
     let n_elements = dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))?;
     if n_elements > MAX_ELEMENTS {
         return None;
     }
+    if n_elements == 0 {
+        return Some(Vec::new());
+    }
     let x = |i: usize| inputs.get(i).copied().flatten();
     match node.op.as_str() {
-        "Identity" | "Cast" | "CastLike" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-            Some(x(0)?.content.to_vec())
+        "Cast" | "CastLike" => cast(dtype, x(0)?),
+        "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+            Some(x(0)?.content.to_vec()).filter(|content| content.len() == n_elements)
         }
         "Add" => zip(x(0)?, x(1)?, dims, Int::checked_add),
         "Sub" => zip(x(0)?, x(1)?, dims, |a, b| a.checked_add(&b.checked_neg()?)),
@@ -53,7 +62,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) ->
         "GreaterOrEqual" => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| i64::from(a >= b))),
         "And" => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a & b)),
         "Or" => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a | b)),
-        "Not" => x(0)?.content.iter().map(|a| a.number().map(|a| Int::from(1 - a))).collect(),
+        "Not" => x(0)?.content.iter().map(|a| a.number().map(|a| truth(a == 0))).collect(),
         "Neg" => x(0)?.content.iter().map(Int::checked_neg).collect(),
         "Where" => choose(x(0)?, x(1)?, x(2)?, dims),
         "Expand" => spread(x(0)?, dims),
@@ -68,6 +77,18 @@ pub(super) fn fold(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) ->
         }
         _ => None,
     }
+}
+
+/// Integers as integers or booleans; a symbol is neither zero nor negative.
+fn cast(to: DataType, x: Known<'_>) -> Option<Vec<Int>> {
+    let cast = |a: &Int| match (to, a.number()) {
+        (DataType::Bool, Some(a)) => Some(truth(a != 0)),
+        (DataType::Bool, None) => a.is_equal(&Int::from(0)).map(|zero| truth(!zero)),
+        (DataType::I32, Some(number)) => i32::try_from(number).ok().map(|_| a.clone()),
+        (DataType::I32 | DataType::I64, _) => Some(a.clone()),
+        _ => None,
+    };
+    x.content.iter().map(cast).collect()
 }
 
 fn truth(value: bool) -> Int {
@@ -153,6 +174,7 @@ fn concat(node: &Node, inputs: &[Option<Known<'_>>], dims: &[usize]) -> Option<V
             content.extend_from_slice(part.content.get(outer * n..(outer + 1) * n)?);
         }
     }
+    debug_assert_eq!(content.len(), dims.iter().product::<usize>());
     Some(content)
 }
 
@@ -165,7 +187,7 @@ fn gather(node: &Node, x: Known<'_>, indices: Known<'_>) -> Option<Vec<Int>> {
             let index = if index < 0 { index + size as i64 } else { index };
             let index = usize::try_from(index).ok().filter(|&i| i < size)?;
             let start = (outer * size + index) * n_inner;
-            content.extend_from_slice(&x.content[start..start + n_inner]);
+            content.extend_from_slice(x.content.get(start..start + n_inner)?);
         }
     }
     Some(content)
@@ -183,7 +205,7 @@ fn slice(inputs: &[Option<Known<'_>>], x: Known<'_>, dims: &[usize]) -> Option<V
     let mut picked: Vec<Vec<usize>> = x.dims.iter().map(|&d| (0..d).collect()).collect();
     for (((&start, &end), &a), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
         let axis = axis(a, x.dims.len())?;
-        picked[axis] = super::movement::picked(start, end, step, x.dims[axis])?;
+        picked[axis] = super::movement::picked(start, end, step, x.dims[axis]).positions().collect();
     }
     let mut index = vec![0];
     for (positions, &size) in picked.iter().zip(x.dims) {

@@ -14,7 +14,15 @@ pub struct Int {
     symbols: Vec<String>,
 }
 
+/// Factors of one product: squaring again and again would double their number each time.
+const MAX_SYMBOLS: usize = 8;
+
 impl Int {
+    /// Bytes in memory.
+    pub(crate) fn size_bytes(&self) -> usize {
+        size_of::<Int>() + self.symbols.iter().map(|s| size_of::<String>() + s.len()).sum::<usize>()
+    }
+
     pub(crate) fn number(&self) -> Option<i64> {
         self.symbols.is_empty().then_some(self.factor)
     }
@@ -47,6 +55,9 @@ impl Int {
 
     pub(crate) fn checked_mul(&self, other: &Int) -> Option<Int> {
         let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
+        if symbols.len() > MAX_SYMBOLS {
+            return None;
+        }
         symbols.sort_unstable();
         Some(Int { factor: self.factor.checked_mul(other.factor)?, symbols })
     }

@@ -94,6 +94,14 @@ fn windows(c: &Context<'_>, kernel: &[usize]) -> Result<Vec<Window>, GradError> 
         .collect())
 }
 
+fn groups(c: &Context<'_>) -> Result<usize, GradError> {
+    let group = c.node.int("group", 1)?;
+    usize::try_from(group)
+        .ok()
+        .filter(|&g| g > 0)
+        .ok_or_else(|| c.error("a `group` of at least 1", group.to_string()))
+}
+
 fn kernel_shape(c: &Context<'_>, weight: Option<&Shape>) -> Result<Vec<usize>, GradError> {
     let from_weight = || weight.and_then(|w| w.iter().skip(2).map(Dim::size).collect());
     c.node
@@ -142,20 +150,27 @@ fn ceil_windows(size: usize, room: usize, w: &Window) -> usize {
 
 pub(super) fn conv(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let (x, w) = (c.shape(0)?, c.shape(1)?);
-    let group = c.node.int("group", 1)?.max(1) as usize;
+    let group = groups(c)?;
     let fits = x.len() >= 3
         && x.len() == w.len()
         && match (x[1].size(), w[1].size()) {
             (Some(channels), Some(per_group)) => channels == per_group * group,
             _ => true,
-        };
+        }
+        && w[0].size().is_none_or(|channels| channels.is_multiple_of(group));
     if !fits {
         return Err(c.error(
             format!("input [N, C, ...] and weight [O, C / {group}, ...]"),
             format!("{} and {}", show(x), show(w)),
         ));
     }
-    let windows = windows(c, &kernel_shape(c, Some(w))?)?;
+    let kernel = kernel_shape(c, Some(w))?;
+    if kernel.len() != x.len() - 2
+        || kernel.iter().zip(&w[2..]).any(|(&k, w)| w.size().is_some_and(|w| w != k))
+    {
+        return Err(c.error(format!("a kernel as in weight {}", show(w)), format!("{kernel:?}")));
+    }
+    let windows = windows(c, &kernel)?;
     let mut shape = vec![x[0].clone(), w[0].clone()];
     shape.extend(slide(c, &x[2..], &windows, false)?);
     one(c.x(0)?.dtype, shape)
@@ -166,13 +181,19 @@ pub(super) fn conv_transpose(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     if x.len() < 3 || x.len() != w.len() {
         return Err(c.error("input and weight of one rank", format!("{} and {}", show(x), show(w))));
     }
-    let group = c.node.int("group", 1)?.max(1) as usize;
-    let windows = windows(c, &kernel_shape(c, Some(w))?)?;
+    let group = groups(c)?;
+    let kernel = kernel_shape(c, Some(w))?;
+    if kernel.len() != x.len() - 2
+        || kernel.iter().zip(&w[2..]).any(|(&k, w)| w.size().is_some_and(|w| w != k))
+    {
+        return Err(c.error(format!("a kernel as in weight {}", show(w)), format!("{kernel:?}")));
+    }
+    let windows = windows(c, &kernel)?;
     let extra = c.node.ints("output_padding")?;
     let auto_pad = c.node.string("auto_pad", "NOTSET")?;
     // Behind the batch and channels where those are given too.
     let given = c.node.ints("output_shape")?.map(|s| &s[s.len().saturating_sub(windows.len())..]);
-    let channels = w[1].size().map_or_else(|| c.unknown_dim(1), |n| Dim::Size(n * group));
+    let channels = w[1].size().map_or_else(|| c.unknown_dim(1), |n| Dim::Size(n.saturating_mul(group)));
     let mut shape = vec![x[0].clone(), channels];
     for (i, (dim, w)) in x[2..].iter().zip(&windows).enumerate() {
         if let Some(&size) = given.and_then(|s| s.get(i)) {

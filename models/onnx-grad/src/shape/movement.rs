@@ -5,15 +5,20 @@ use super::{Context, broadcast, constant_tensor, one};
 use crate::builder::Value;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Shape};
+use crate::limits::{MAX_ATTRIBUTE, MAX_RANK};
 use crate::reverse::show;
 
 pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let keep_zero = c.node.int("allowzero", 0)? != 0;
+    if c.shape(1)?.len() != 1 {
+        return Err(c.error("a target of one dimension", show(c.shape(1)?)));
+    }
     let Some(target) = c.content(1) else {
         let target = c.shape(1)?;
         let rank = target.first().and_then(Dim::size);
-        let rank = rank.ok_or_else(|| c.error("a target of known length", show(target)))?;
+        let rank = rank.filter(|&rank| rank <= MAX_RANK);
+        let rank = rank.ok_or_else(|| c.error("a target of known, small length", show(target)))?;
         return one(x.dtype, (0..rank).map(|i| c.unknown_dim(i)).collect());
     };
     let mut shape = Vec::with_capacity(target.len());
@@ -67,13 +72,11 @@ pub(super) fn transpose(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let rank = x.shape.len();
     let order: Vec<usize> = match c.node.ints("perm")? {
         None => (0..rank).rev().collect(),
-        Some(perm) => perm.iter().map(|&p| c.axis(p, rank)).collect::<Result<_, _>>()?,
+        Some(perm) if perm.len() == rank && !perm.iter().any(|&p| p < 0) => c.axes(perm, rank)?,
+        Some(perm) => {
+            return Err(c.error(format!("`perm` to be a permutation of {rank} axes"), format!("{perm:?}")));
+        }
     };
-    let mut sorted = order.clone();
-    sorted.sort_unstable();
-    if sorted != (0..rank).collect::<Vec<_>>() {
-        return Err(c.error(format!("`perm` to be a permutation of {rank} axes"), format!("{order:?}")));
-    }
     one(x.dtype, order.into_iter().map(|p| x.shape[p].clone()).collect())
 }
 
@@ -115,7 +118,7 @@ pub(super) fn reduce(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let rank = x.shape.len();
     let given = axes(c, since, 1)?.filter(|a| !a.is_empty());
     let reduced: Vec<usize> = match given {
-        Some(axes) => axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?,
+        Some(axes) => c.axes(&axes, rank)?,
         None if c.node.int("noop_with_empty_axes", 0)? != 0 => Vec::new(),
         None => (0..rank).collect(),
     };
@@ -131,7 +134,7 @@ pub(super) fn squeeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let rank = x.shape.len();
     let dropped: Vec<usize> = match axes(c, 13, 1)? {
-        Some(axes) => axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?,
+        Some(axes) => c.axes(&axes, rank)?,
         None => (0..rank).filter(|&a| x.shape[a] == Dim::Size(1)).collect(),
     };
     if let Some(&axis) = dropped.iter().find(|&&a| x.shape[a].size().is_some_and(|n| n != 1)) {
@@ -144,7 +147,7 @@ pub(super) fn unsqueeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
     let axes = axes(c, 13, 1)?.ok_or_else(|| c.error("axes", "none"))?;
     let rank = x.shape.len() + axes.len();
-    let new: Vec<usize> = axes.iter().map(|&a| c.axis(a, rank)).collect::<Result<_, _>>()?;
+    let new = c.axes(&axes, rank)?;
     let mut kept = x.shape.iter();
     let shape: Shape = (0..rank)
         .filter_map(|a| if new.contains(&a) { Some(Dim::Size(1)) } else { kept.next().cloned() })
@@ -154,24 +157,29 @@ pub(super) fn unsqueeze(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let ints = |i: usize| c.constant_ints(i);
     let rank = x.shape.len();
     let mut shape = x.shape.clone();
-    let (Some(starts), Some(ends)) = (ints(1), ints(2)) else {
-        let axes: Vec<i64> = ints(3).unwrap_or_else(|| (0..rank as i64).collect());
+    let (starts, ends) = (c.constant_ints(1), c.constant_ints(2));
+    // Where they are computed, any axis may be sliced.
+    let computed = |i: usize| c.opt(i).is_some() && c.constant_ints(i).is_none();
+    let given = |i: usize, n: usize, default: fn(usize) -> Vec<i64>| {
+        if c.opt(i).is_some() { c.constant_ints(i) } else { Some(default(n)) }
+    };
+    let n = starts.as_ref().map_or(rank, Vec::len);
+    let axes = given(3, n, |n| (0..n as i64).collect()).unwrap_or_else(|| (0..rank as i64).collect());
+    let axes = c.axes(&axes, rank)?;
+    let (Some(starts), Some(ends), Some(steps), false) =
+        (starts, ends, given(4, n, |n| vec![1; n]), computed(3))
+    else {
         for axis in axes {
-            let axis = c.axis(axis, rank)?;
             shape[axis] = c.unknown_dim(axis);
         }
         return one(x.dtype, shape);
     };
-    let axes = ints(3).unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = ints(4).unwrap_or_else(|| vec![1; starts.len()]);
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || steps.contains(&0) {
         return Err(c.error("starts, ends, axes and non-zero steps of one length", format!("{starts:?}")));
     }
     for (((&start, &end), &axis), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
-        let axis = c.axis(axis, rank)?;
         let Some(size) = shape[axis].size() else {
             let whole = start == 0 && step == 1 && end >= i64::from(i32::MAX);
             if !whole {
@@ -179,27 +187,42 @@ pub(super) fn slice(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
             }
             continue;
         };
-        let picked = picked(start, end, step, size);
-        let picked = picked.ok_or_else(|| c.error("a smaller axis", size.to_string()))?;
-        shape[axis] = Dim::Size(picked.len());
+        shape[axis] = Dim::Size(picked(start, end, step, size).n);
     }
     one(x.dtype, shape)
 }
 
-/// Indices that a slice takes from an axis of `size`, in order.
-pub(crate) fn picked(start: i64, end: i64, step: i64, size: usize) -> Option<Vec<usize>> {
-    let size = i64::try_from(size).ok()?;
+/// What a slice takes from an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Picked {
+    /// 0 where nothing is taken.
+    pub first: usize,
+    pub step: i64,
+    pub n: usize,
+}
+
+impl Picked {
+    /// The indices, in the order of the slice.
+    pub fn positions(self) -> impl Iterator<Item = usize> {
+        let stride = self.step.unsigned_abs() as usize;
+        (0..self.n).map(
+            move |i| {
+                if self.step > 0 { self.first + i * stride } else { self.first - i * stride }
+            },
+        )
+    }
+}
+
+/// What a slice takes from an axis of `size`, for `step` other than 0 (ONNX, operator Slice).
+pub(crate) fn picked(start: i64, end: i64, step: i64, size: usize) -> Picked {
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
     let from_front = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
     let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
-    let start = from_front(start).clamp(low.max(0), high.max(0));
-    let end = from_front(end).clamp(low, high.max(low));
-    let mut picked = Vec::new();
-    let mut i = start;
-    while if step > 0 { i < end } else { i > end } {
-        picked.push(usize::try_from(i).ok()?);
-        i = i.saturating_add(step);
-    }
-    Some(picked)
+    let start = from_front(start).clamp(low, high);
+    let end = from_front(end).clamp(low, high);
+    let n = if step > 0 { range_len(start, end, step) } else { range_len(end, start, step.saturating_neg()) };
+    let n = n.unwrap_or(0);
+    Picked { first: if n == 0 { 0 } else { usize::try_from(start).unwrap_or(0) }, step, n }
 }
 
 pub(super) fn pad(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
@@ -210,15 +233,18 @@ pub(super) fn pad(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     };
     let padded: Vec<usize> = match c.opt(3) {
         None => (0..rank).collect(),
-        Some(_) => c
-            .constant_ints(3)
-            .ok_or_else(|| c.error("constant axes", "computed ones"))?
-            .iter()
-            .map(|&a| c.axis(a, rank))
-            .collect::<Result<_, _>>()?,
+        Some(_) => {
+            let axes = c.constant_ints(3).ok_or_else(|| c.error("constant axes", "computed ones"))?;
+            c.axes(&axes, rank)?
+        }
     };
     if pads.len() != 2 * padded.len() {
         return Err(c.error(format!("{} pads", 2 * padded.len()), pads.len().to_string()));
+    }
+    if let Some(pad) = pads.iter().find(|p| p.unsigned_abs() > MAX_ATTRIBUTE) {
+        return Err(
+            c.error(format!("pads of at most {MAX_ATTRIBUTE} (`limits::MAX_ATTRIBUTE`)"), pad.to_string())
+        );
     }
     let mut shape = x.shape.clone();
     for (i, &axis) in padded.iter().enumerate() {
@@ -239,8 +265,14 @@ pub(super) fn split(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let axis = c.axis(c.node.int("axis", 0)?, x.shape.len())?;
     let n_outputs = c.node.outputs.len();
     let sizes: Vec<Dim> = match (c.dims(1), x.shape[axis].size()) {
-        (Some(sizes), _) if sizes.len() == n_outputs => sizes,
-        (None, Some(size)) => {
+        (Some(sizes), size) if sizes.len() == n_outputs => {
+            let sum = sizes.iter().try_fold(0_usize, |sum, d| sum.checked_add(d.size()?));
+            if size.is_some() && sum.is_some() && size != sum {
+                return Err(c.error(format!("parts of {}", show(&x.shape)), show(&sizes)));
+            }
+            sizes
+        }
+        (None, Some(size)) if c.opt(1).is_none() => {
             let part = size.div_ceil(n_outputs);
             (0..n_outputs).map(|i| Dim::Size(part.min(size.saturating_sub(i * part)))).collect()
         }
@@ -267,7 +299,13 @@ pub(super) fn expand(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 pub(super) fn tile(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
+    if *c.shape(1)? != [Dim::Size(x.shape.len())] {
+        return Err(c.error(format!("{} repeats", x.shape.len()), show(c.shape(1)?)));
+    }
     let repeats = c.dims(1);
+    if let (None, Some(numbers)) = (&repeats, c.constant_ints(1)) {
+        return Err(c.error("repeats of 0 or more", format!("{numbers:?}")));
+    }
     let shape = x.shape.iter().enumerate().map(|(axis, dim)| {
         let times = repeats.as_ref().and_then(|r| r.get(axis));
         let size = times.and_then(|times| int::product(&[dim.clone(), times.clone()])?.to_dim());

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Node, Tensor};
+use crate::graph::{DataType, Node, Tensor};
+use crate::limits::MAX_WINDOW;
 use crate::vjp::window::{self, Axis};
 use crate::vjp::{Lowered, Mode, Vjp, depthwise, matmul};
 
@@ -21,7 +22,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
         b.push(node.clone())?;
         return Ok(Lowered::default());
     }
-    let columns = columns(b, &node.inputs[0], (1, conv.c_in), &conv.axes, &shifts(&conv.axes))?;
+    let columns = columns(b, &node.inputs[0], (1, conv.c_in), &conv.axes, &shifts(b, &conv.axes)?)?;
     let weight = emit::reshape(b, &node.inputs[1], &[conv.c_out, -1])?;
     let product = match node.input(2) {
         Some(bias) => {
@@ -51,6 +52,7 @@ pub(super) fn conv(v: &mut Vjp<'_>) -> Result<(), GradError> {
     }
     if v.needs(1) {
         let dw = if conv.groups > 1 && conv.c_in == 1 {
+            conv.check_window(v.x(0))?;
             depthwise::weight(v, &conv.axes, conv.groups)?
         } else {
             conv.weight(v)?
@@ -95,6 +97,20 @@ impl Conv {
         self.axes.iter().map(|a| a.kernel).product()
     }
 
+    /// Each position of the window is a node.
+    fn check_window(&self, x: &str) -> Result<(), GradError> {
+        let n_offsets = self.window_size().unsigned_abs();
+        if n_offsets <= MAX_WINDOW as u64 {
+            return Ok(());
+        }
+        Err(GradError::Limit {
+            what: format!("positions of a depthwise convolution's window over `{x}`"),
+            found: n_offsets,
+            limit: MAX_WINDOW as u64,
+            name: "MAX_WINDOW",
+        })
+    }
+
     /// Whether Y and dX are matrix products.
     fn is_small(&self) -> bool {
         let n_positions: i64 = self.axes.iter().map(|a| a.output).product();
@@ -104,7 +120,7 @@ impl Conv {
     /// dX for stride 1 where images are small: Wᵀ times dY shifted by the mirrored window.
     fn input_by_product(&self, v: &mut Vjp<'_>) -> Result<String, GradError> {
         let mirrored: Vec<Axis> = self.axes.iter().map(Axis::mirrored).collect();
-        let mut backwards = shifts(&mirrored);
+        let mut backwards = shifts(v.g, &mirrored)?;
         backwards.reverse();
         let dy = v.dy();
         let columns = columns(v.g, &dy, (1, self.c_out), &mirrored, &backwards)?;
@@ -155,6 +171,7 @@ impl Conv {
         }
         if n > 1 {
             let n = n as usize;
+            v.g.room_for(DataType::F64, &[n, n])?;
             let reversal: Vec<f64> = (0..n * n).map(|i| f64::from(i / n + i % n + 1 == n)).collect();
             let dtype = v.g.value(&weight)?.dtype;
             let reversal = v.g.constant(Tensor::from_f64(dtype, &[n, n], &reversal)?)?;
@@ -179,7 +196,7 @@ impl Conv {
         }
         let columns = match v.saved("columns") {
             Some(columns) => columns.to_owned(),
-            None => columns(v.g, v.x(0), (self.groups, self.c_in), &self.axes, &shifts(&self.axes))?,
+            None => columns(v.g, v.x(0), (self.groups, self.c_in), &self.axes, &shifts(v.g, &self.axes)?)?,
         };
         let dy = batch_last(v.g, &dy)?;
         let dw = if self.groups == 1 {
@@ -197,10 +214,10 @@ impl Conv {
     /// the others: every k with every l in one product `[M*first, C*rest]`.
     fn weight_by_axis(&self, v: &mut Vjp<'_>, first: &Axis, rest: &[Axis]) -> Result<String, GradError> {
         let of_x: Vec<Axis> = std::iter::once(Axis::whole(first.input)).chain(rest.iter().copied()).collect();
-        let x = columns(v.g, v.x(0), (1, self.c_in), &of_x, &shifts(&of_x))?;
+        let x = columns(v.g, v.x(0), (1, self.c_in), &of_x, &shifts(v.g, &of_x)?)?;
         let rest_whole = rest.iter().map(|a| Axis::whole(a.output));
         let of_dy: Vec<Axis> = std::iter::once(first.mirrored()).chain(rest_whole).collect();
-        let mut backwards = shifts(&of_dy);
+        let mut backwards = shifts(v.g, &of_dy)?;
         backwards.reverse();
         let dy = v.dy();
         let dy = columns(v.g, &dy, (1, self.c_out), &of_dy, &backwards)?;
@@ -214,8 +231,14 @@ impl Conv {
 
 /// For each weight of the window, the last axis fastest: the input position that each output position reads, none
 /// in the padding.
-fn shifts(axes: &[Axis]) -> Vec<Vec<Option<i64>>> {
-    axes.iter().fold(vec![vec![Some(0)]], |shifts, axis| {
+///
+/// # Errors
+/// [`GradError::Limit`] if these are too many.
+fn shifts(b: &Builder, axes: &[Axis]) -> Result<Vec<Vec<Option<i64>>>, GradError> {
+    let sizes = axes.iter().flat_map(|a| [a.kernel.max(1) as usize, a.output.max(1) as usize]);
+    // An entry that may be absent takes twice the bytes of a number.
+    b.room_for(DataType::I64, &[2].into_iter().chain(sizes).collect::<Vec<_>>())?;
+    Ok(axes.iter().fold(vec![vec![Some(0)]], |shifts, axis| {
         let along = |shift: &[Option<i64>], k: i64| {
             let at = move |o: i64| o * axis.stride + k * axis.dilation - axis.begin;
             let inside = move |o: &i64| (0..axis.input).contains(&at(*o));
@@ -226,7 +249,7 @@ fn shifts(axes: &[Axis]) -> Vec<Vec<Option<i64>>> {
             shift.iter().flat_map(read).collect()
         };
         shifts.iter().flat_map(|shift| (0..axis.kernel).map(move |k| along(shift, k))).collect()
-    })
+    }))
 }
 
 /// `x` `[N, C, …]` under every shift, `[C/groups * shifts, positions*N]`, per group where there are several.

@@ -5,7 +5,7 @@
 
 use crate::emit::{self, Entry};
 use crate::error::GradError;
-use crate::graph::Tensor;
+use crate::graph::{DataType, Tensor};
 use crate::vjp::Vjp;
 
 /// y = x at indices along one axis: each slice of dy is added where it was taken.
@@ -34,6 +34,9 @@ pub(super) fn gather(v: &mut Vjp<'_>) -> Result<(), GradError> {
         }
     };
     let known = emit::const_ints(v.g, v.x(1)).zip(shape[axis].size());
+    if let Some((_, size)) = &known {
+        v.g.room_for(DataType::I64, &[*size])?;
+    }
     let once = known.and_then(|(indices, size)| taken_once(&indices, size));
     let dx = match once {
         Some(sources) => put_once(v, &dy, axis, shape.len(), &sources)?,
@@ -240,6 +243,7 @@ pub(super) fn compress(v: &mut Vjp<'_>) -> Result<(), GradError> {
         None => (0, 1, shape.iter().map(|d| d.size()).product()),
     };
     let size = size.ok_or_else(|| emit::shape_error(v.node, "an axis of known size", emit::show(&shape)))?;
+    v.g.room_for(DataType::I64, &[size])?;
     let mut n_taken = 0;
     let sources: Vec<Option<usize>> = (0..size)
         .map(|i| {

@@ -64,6 +64,7 @@ fn standardised(b: &mut Builder, node: &Node, n_parts: i64) -> Result<String, Gr
     let dtype = b.value(&node.inputs[0])?.dtype;
     let n_elements = sizes(b, node)?.iter().product::<i64>() / n_parts;
     let x = emit::reshape(b, &node.inputs[0], &[0, n_parts, n_elements])?;
+    b.room_for(dtype, &[n_elements as usize])?;
     let ones = vec![1.0; n_elements as usize];
     let ones = b.constant(Tensor::from_f64(dtype, &[n_elements as usize], &ones)?)?;
     let epsilon = ("epsilon", node.float("epsilon", 1e-5)?.into());

@@ -81,6 +81,8 @@ fn constant(v: &mut Vjp<'_>, like: &str, matrix: &Matrix, transposed: bool) -> R
 /// The axis's size, which a matrix along it needs.
 pub(super) fn size_of_axis(v: &Vjp<'_>, axis: usize) -> Result<usize, GradError> {
     let shape = v.x_shape(0)?;
-    let size = shape[axis].size();
-    size.ok_or_else(|| emit::shape_error(v.node, format!("a known size of axis {axis}"), emit::show(&shape)))
+    let size = shape[axis].size().filter(|&size| size > 0);
+    size.ok_or_else(|| {
+        emit::shape_error(v.node, format!("a known size of axis {axis}, not 0"), emit::show(&shape))
+    })
 }

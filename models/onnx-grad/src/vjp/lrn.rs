@@ -2,7 +2,7 @@
 
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Dim, Tensor};
+use crate::graph::{DataType, Dim, Tensor};
 use crate::vjp::Vjp;
 
 /// y = x dᵝ⁻, with d = bias + alpha / size * Σ x² over a window of channels, and dᵝ⁻ = d^-beta:
@@ -32,6 +32,7 @@ pub(super) fn lrn(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dy = v.dy();
     let dy = emit::reshape(v.g, &dy, &flat)?;
     let dims = [n_channels, n_channels];
+    v.g.room_for(DataType::F64, &dims)?;
     let window = v.g.constant(Tensor::from_f64(dtype, &dims, &band(n_channels, size, share))?)?;
     let square = v.op("Mul", &[&x, &x], &[])?;
     let d = v.op("MatMul", &[&window, &square], &[])?;

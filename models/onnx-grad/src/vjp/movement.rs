@@ -2,6 +2,7 @@
 
 use crate::emit::{self, Entry};
 use crate::error::GradError;
+use crate::graph::DataType;
 use crate::vjp::Vjp;
 
 /// Reshape, Flatten, Squeeze, Unsqueeze: dy in the input's shape.
@@ -117,6 +118,7 @@ pub(super) fn depth_to_space(v: &mut Vjp<'_>) -> Result<(), GradError> {
         let channels = v.x_shape(0)?[1].size().map(|n| n as i64);
         let n_channels =
             channels.ok_or_else(|| emit::shape_error(v.node, "a known number of channels", "a symbol"))?;
+        v.g.room_for(DataType::I64, &[n_channels as usize])?;
         let n_out = n_channels / (block * block);
         let order: Vec<i64> =
             (0..n_channels).map(|c| c % (block * block) * n_out + c / (block * block)).collect();

@@ -137,6 +137,7 @@ fn no_mean(b: &mut Builder, node: &Node, dtype: DataType) -> Result<String, Grad
     let Some(n_channels) = scale.first().and_then(crate::graph::Dim::size) else {
         return Err(emit::shape_error(node, "a scale of known shape", emit::show(scale)));
     };
+    b.room_for(dtype, &[n_channels])?;
     b.constant(Tensor::zeros(dtype, &[n_channels]))
 }
 

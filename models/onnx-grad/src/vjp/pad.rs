@@ -2,6 +2,7 @@
 
 use crate::emit;
 use crate::error::GradError;
+use crate::graph::DataType;
 use crate::vjp::Vjp;
 use crate::vjp::linear::{self, Matrix};
 
@@ -73,6 +74,8 @@ fn copies(v: &mut Vjp<'_>, mode: &str) -> Result<(), GradError> {
                 before.min(after).to_string(),
             ));
         }
+        let n_out = usize::try_from(before + size as i64 + after).unwrap_or(0);
+        v.g.room_for(DataType::F64, &[n_out, size])?;
         let sources: Vec<usize> =
             (-before..size as i64 + after).map(|position| source(mode, position, size as i64)).collect();
         let matrix = Matrix::selection(&sources, size);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Attribute, Node, Tensor};
+use crate::graph::{Attribute, DataType, Node, Tensor};
 use crate::vjp::window::{self, Axis};
 use crate::vjp::{Lowered, Mode, Vjp};
 
@@ -93,12 +93,19 @@ pub(super) fn average(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let include_pad = v.node.int("count_include_pad", 0)? != 0;
     // Until opset 18 the divisor was the whole window, even where rounding up moves it beyond the padding.
     let whole_window = v.g.opset() < 19;
+    room_for(v, &axes)?;
     let matrices: Vec<Vec<f64>> =
         axes.iter().map(|axis| averaging_matrix(axis, include_pad, whole_window)).collect();
     let dy = v.dy();
     let dx = backwards(v, &dy, &axes, &matrices)?;
     v.set_dx(0, dx);
     Ok(())
+}
+
+/// # Errors
+/// [`GradError::Limit`] if the matrices `[output, input]` of all spatial axes are too much.
+fn room_for(v: &Vjp<'_>, axes: &[Axis]) -> Result<(), GradError> {
+    axes.iter().try_for_each(|a| v.g.room_for(DataType::F64, &[a.output as usize, a.input as usize]))
 }
 
 /// `gradient` times the matrix `[output, input]` of each spatial axis.
@@ -139,6 +146,7 @@ pub(super) fn lp(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let p = v.node.int("p", 2)?;
     let dy = v.dy();
     let share = norm_share(v, &dy, p)?;
+    room_for(v, &axes)?;
     let matrices: Vec<Vec<f64>> = axes.iter().map(summing_matrix).collect();
     let summed = backwards(v, &share, &axes, &matrices)?;
     let slope = norm_slope(v, p)?;
@@ -201,10 +209,8 @@ fn summing_matrix(axis: &Axis) -> Vec<f64> {
     let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
     for output in 0..axis.output {
         let start = output * axis.stride - axis.begin;
-        for position in (0..axis.kernel).map(|k| start + k * axis.dilation) {
-            if (0..axis.input).contains(&position) {
-                matrix[(output * axis.input + position) as usize] = 1.0;
-            }
+        for k in axis.before(start, 0)..axis.before(start, axis.input) {
+            matrix[(output * axis.input + start + k * axis.dilation) as usize] = 1.0;
         }
     }
     matrix
@@ -215,14 +221,14 @@ fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f
     let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
     for output in 0..axis.output {
         let start = output * axis.stride - axis.begin;
-        let positions: Vec<i64> = (0..axis.kernel).map(|k| start + k * axis.dilation).collect();
-        let inside = positions.iter().filter(|&&p| (0..axis.input).contains(&p));
+        let inside = axis.before(start, 0)..axis.before(start, axis.input);
         let n_counted = match (include_pad, whole_window) {
-            (false, _) => inside.clone().count(),
-            (true, true) => positions.len(),
-            (true, false) => positions.iter().filter(|&&p| p < axis.input + axis.end).count(),
+            (false, _) => inside.end - inside.start,
+            (true, true) => axis.kernel,
+            (true, false) => axis.before(start, axis.input + axis.end),
         };
-        for position in inside {
+        for k in inside {
+            let position = start + k * axis.dilation;
             matrix[(output * axis.input + position) as usize] = 1.0 / n_counted as f64;
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::emit;
 use crate::error::GradError;
+use crate::graph::DataType;
 use crate::vjp::Vjp;
 use crate::vjp::linear::{self, Matrix};
 
@@ -21,6 +22,7 @@ pub(super) fn resize(v: &mut Vjp<'_>) -> Result<(), GradError> {
             emit::shape_error(v.node, format!("a known size of output axis {axis}"), emit::show(&y))
         })?;
         let scale = scales[axis].unwrap_or(n_out as f32 / n_in as f32);
+        v.g.room_for(DataType::F64, &[n_out, n_in])?;
         let matrix = how.matrix(n_in, n_out, scale);
         dx = linear::transposed_along(v, &dx, axis, rank, &matrix)?;
     }
@@ -90,7 +92,9 @@ impl<'a> Interpolation<'a> {
     fn matrix(&self, n_in: usize, n_out: usize, scale: f32) -> Matrix {
         let mut matrix = Matrix::zeros(n_out, n_in);
         for out in 0..n_out {
+            // All that is further outside looks at the edge alone.
             let at = self.coordinate(out as f32, n_in as f32, n_out as f32, scale);
+            let at = at.clamp(-4.0, n_in as f32 + 4.0);
             match self.mode {
                 "linear" => linear_weights(&mut matrix, out, at),
                 "cubic" => self.cubic_weights(&mut matrix, out, at),

@@ -2,7 +2,8 @@
 
 use crate::emit::{self, Entry};
 use crate::error::GradError;
-use crate::shape;
+use crate::graph::DataType;
+use crate::shape::{self, Picked};
 use crate::vjp::Vjp;
 
 /// y = x at every `step`-th position from `start` to `end` of some axes: dy where it came from, zero elsewhere.
@@ -26,15 +27,13 @@ pub(super) fn slice(v: &mut Vjp<'_>) -> Result<(), GradError> {
         let bounds = bounds.as_ref().map(|(starts, ends)| (starts[i], ends[i]));
         match (bounds, shape[axis].size()) {
             (Some((start, end)), Some(size)) => {
-                let positions = shape::picked(start, end, steps[i], size)
-                    .ok_or_else(|| emit::shape_error(v.node, "a smaller axis", size.to_string()))?;
+                let picked = shape::picked(start, end, steps[i], size);
                 if steps[i] == 1 {
-                    let begin = positions.first().map_or(0, |&p| p as i64);
-                    let n_after = size as i64 - begin - positions.len() as i64;
-                    pads[axis] = Entry::Known(begin);
-                    pads[rank + axis] = Entry::Known(n_after);
+                    pads[axis] = Entry::Known(picked.first as i64);
+                    pads[rank + axis] = Entry::Known((size - picked.first - picked.n) as i64);
                 } else {
-                    let sources = sources(&positions, size);
+                    v.g.room_for(DataType::I64, &[size])?;
+                    let sources = sources(picked, size);
                     let sources = v.g.ints(&sources)?;
                     dx = spread_along(v, &dx, axis, rank, &sources)?;
                 }
@@ -59,9 +58,9 @@ pub(super) fn slice(v: &mut Vjp<'_>) -> Result<(), GradError> {
 }
 
 /// For each of `size` positions, the index in the slice that it went to, or one past the last.
-fn sources(positions: &[usize], size: usize) -> Vec<i64> {
-    let mut sources = vec![positions.len() as i64; size];
-    for (i, &position) in positions.iter().enumerate() {
+fn sources(picked: Picked, size: usize) -> Vec<i64> {
+    let mut sources = vec![picked.n as i64; size];
+    for (i, position) in picked.positions().enumerate() {
         sources[position] = i as i64;
     }
     sources

@@ -35,6 +35,11 @@ impl Axis {
     pub fn extent(&self) -> i64 {
         (self.kernel - 1) * self.dilation + 1
     }
+
+    /// How many positions of the window from `start` on lie before `end`, without going through them all.
+    pub fn before(&self, start: i64, end: i64) -> i64 {
+        ((end - start + self.dilation - 1) / self.dilation).clamp(0, self.kernel)
+    }
 }
 
 /// The spatial axes of a Conv, MaxPool or AveragePool node with window sizes `kernel`.
