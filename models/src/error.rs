@@ -1,6 +1,7 @@
 //! What can be wrong with a network.
 
 use onnx_grad::GradError;
+use onnx_grad::graph::DataType;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -31,6 +32,14 @@ pub enum ModelError {
         .name.as_ref().map_or_else(|| "logits".to_owned(), |name| format!("`{name}`"))
     )]
     Logits { name: Option<String>, found: String },
+    #[error(
+        "no initialiser of floating numbers with a dimension reaches the loss; there is nothing to train"
+    )]
+    NothingToTrain,
+    #[error("expected known sizes except for the batch, found {found}; export the network with fixed ones")]
+    FreeDimension { found: String },
+    #[error("input `{name}`: expected float32, integers or booleans, found {found}")]
+    InputType { name: String, found: DataType },
     #[error("the state lacks tensor `{name}`")]
     MissingState { name: String },
     #[error(transparent)]

@@ -5,20 +5,20 @@
 use onnx_grad::graph::Tensor;
 
 /// A stream of numbers for one tensor.
-struct Source {
+pub(crate) struct Source {
     key: u64,
 }
 
 impl Source {
     /// FNV-1a (64 bit) over the name, mixed with the seed.
-    fn new(seed: u64, name: &str) -> Self {
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let hash = name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         Source { key: mix(hash ^ mix(seed)) }
     }
 
-    fn at(&self, i: u64) -> u64 {
+    pub(crate) fn at(&self, i: u64) -> u64 {
         mix(self.key.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
@@ -28,7 +28,7 @@ impl Source {
     }
 
     /// Mean 0, variance 1: the sum of twelve 16-bit uniform numbers (Irwin-Hall), which has no tails beyond 6.
-    fn normal(&self, i: u64) -> f64 {
+    pub(crate) fn normal(&self, i: u64) -> f64 {
         let sum: u64 = (0..3)
             .map(|j| {
                 let x = self.at(3 * i + j);

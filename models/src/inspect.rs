@@ -26,6 +26,8 @@ pub struct Inspection {
     pub dual_head: Option<usize>,
     /// Why it cannot be trained as it is; `None` if it can.
     pub obstacle: Option<String>,
+    /// What training would do differently from what one might expect.
+    pub notes: Vec<String>,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -58,8 +60,30 @@ pub fn inspect(graph: &Graph) -> Inspection {
         n_parameters: n_parameters(graph),
         dual_head: dual_head.ok().map(|m| m.n_classes()),
         obstacle,
+        notes: folded_batch_norm(graph).into_iter().collect(),
         metadata: graph.metadata.clone(),
     }
+}
+
+/// Where batch normalisation was probably folded into convolutions: what that means and what to do.
+///
+/// Convolutions then have biases, and nothing normalises. The TorchScript exporter gives what it has folded names
+/// of its own.
+pub fn folded_batch_norm(graph: &Graph) -> Option<String> {
+    const NORMS: [&str; 4] =
+        ["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"];
+    if graph.nodes.iter().any(|n| NORMS.contains(&n.op.as_str())) {
+        return None;
+    }
+    let mut with_bias = graph.nodes.iter().filter(|n| n.op == "Conv" && n.input(2).is_some()).peekable();
+    with_bias.peek()?;
+    let is_folded = with_bias.any(|n| n.inputs[1..].iter().any(|i| i.starts_with("onnx::Conv_")));
+    let how = if is_folded { "was" } else { "if the network has any, it was" };
+    Some(format!(
+        "no BatchNormalization, and convolutions with biases: batch normalisation {how} probably folded into the \
+         convolutions at export, and the network trains without it; export again with \
+         training=torch.onnx.TrainingMode.PRESERVE, or as models/export/README.md shows"
+    ))
 }
 
 impl Inspection {
@@ -84,10 +108,47 @@ impl Inspection {
             None => line("training", "a training step can be derived"),
             Some(why) => line("training", &format!("not as it is: {why}")),
         }
+        self.notes.iter().for_each(|note| line("note", note));
         self.metadata.iter().for_each(|(k, v)| line("metadata", &format!("{k} = {v}")));
         if tensors {
             self.tensors.iter().for_each(|(name, what)| line("tensor", &format!("{name} {what}")));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo::{self, BuildOptions};
+
+    #[test]
+    fn folded_batch_normalisation_is_suspected_where_convolutions_have_biases_and_nothing_normalises() {
+        let build = |name: &str| {
+            let network = zoo::find(name).unwrap();
+            let options = BuildOptions { seed: 1, classes: network.classes, input: network.input };
+            zoo::build(name, &options).unwrap()
+        };
+        assert_eq!(folded_batch_norm(&build("slim-resnet18")), None);
+        let mut folded = build("digits-cnn");
+        let bias = onnx_grad::graph::Tensor::from_f32(&[1], &[0.0]);
+        for node in folded.nodes.iter_mut().filter(|n| n.op == "Conv") {
+            node.inputs.truncate(2);
+        }
+        folded.nodes.retain(|n| n.op != "BatchNormalization");
+        assert_eq!(folded_batch_norm(&folded), None, "no biases");
+        for node in folded.nodes.iter_mut().filter(|n| n.op == "Conv") {
+            node.inputs.push("bias".to_owned());
+        }
+        folded.initializers.insert("bias".to_owned(), bias);
+        let note = folded_batch_norm(&folded).unwrap();
+        assert!(note.contains("if the network has any") && note.contains("PRESERVE"), "{note}");
+        folded
+            .nodes
+            .iter_mut()
+            .filter(|n| n.op == "Conv")
+            .for_each(|n| n.inputs[1] = "onnx::Conv_34".to_owned());
+        assert!(!folded_batch_norm(&folded).unwrap().contains("if the network"));
+        assert!(inspect(&folded).to_text(false).contains("note "), "it is shown");
     }
 }

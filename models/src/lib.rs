@@ -4,11 +4,13 @@
 //! (`cl_head`, output `cl_logits`), trained on labels, and the student head (`student_head`, output
 //! `st_logits`), trained on what teachers predict on the same samples. All of them are ordinary ONNX graphs.
 
+pub mod check;
 mod dual_head;
 mod error;
 pub mod heads;
 pub mod init;
 pub mod inspect;
+mod losses;
 pub mod step;
 pub mod zoo;
 

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use glob::Pattern;
-use onnx_grad::graph::{DataType, Dim, Graph, Tensor, ValueInfo};
-use onnx_grad::loss::{self, Reduction};
+use onnx_grad::graph::{Graph, Tensor, ValueInfo};
+use onnx_grad::loss::Reduction;
 use onnx_grad::{
-    BatchNorm, Builder, Clip, Dropout, Optimizer, ParameterGroup, Precision, Recompute, StateRole,
-    StateTensor, TrainSpec, TrainingGraph,
+    BatchNorm, Clip, Dropout, Optimizer, ParameterGroup, Precision, Recompute, StateRole, StateTensor,
+    TrainSpec, TrainingGraph,
 };
 
 use crate::dual_head::{CL_LOGITS, DualHead, ST_LOGITS};
 use crate::error::ModelError;
+use crate::losses;
 
 /// The student head's loss against its teacher, weighed by `distill_weight` in the whole.
 ///
@@ -156,10 +157,7 @@ impl TrainingStep {
     /// [`ModelError::Graph`] with every operator that has no derivative; [`ModelError::NoSuchParameter`].
     pub fn derive(model: &DualHead, options: &StepOptions) -> Result<Self, ModelError> {
         let forward = model.graph().clone();
-        let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..forward.clone() })?;
-        let batch = b.shape(CL_LOGITS)?[0].clone();
-        append_losses(&mut b, &batch, model.n_classes(), options.distill)?;
-        let graph = b.finish();
+        let graph = losses::dual_head(model, options.distill)?;
         let spec = options.spec(&graph, &["loss.cl", "loss.st", CL_LOGITS, ST_LOGITS])?;
         let training = onnx_grad::derive(&graph, &spec)?;
         Ok(TrainingStep {
@@ -200,52 +198,8 @@ pub fn derive_classifier(
     logits: Option<&str>,
     options: &StepOptions,
 ) -> Result<TrainingGraph, ModelError> {
-    let found = || graph.outputs.iter().map(crate::dual_head::show).collect::<Vec<_>>().join(", ");
-    let output = match logits {
-        None => graph.outputs.first(),
-        Some(name) => graph.outputs.iter().find(|o| o.name == name),
-    };
-    let logits = output
-        .filter(|o| o.shape.len() == 2 && o.dtype == DataType::F32)
-        .ok_or_else(|| ModelError::Logits { name: logits.map(str::to_owned), found: found() })?;
-    let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..graph.clone() })?;
-    let shape = b.shape(&logits.name)?.clone();
-    b.input("labels", DataType::F32, shape)?;
-    b.set_scope("loss");
-    let value = loss::cross_entropy(&mut b, &logits.name, "labels")?;
-    b.op_named("Identity", &[&value], &[], "loss")?;
-    let with_loss = b.finish();
-    Ok(onnx_grad::derive(&with_loss, &options.spec(&with_loss, &[&logits.name])?)?)
-}
-
-/// Appends `loss.cl`, `loss.st` and `loss` = `loss.cl` + `distill_weight` * `loss.st`, and their inputs.
-fn append_losses(
-    b: &mut Builder,
-    batch: &Dim,
-    n_classes: usize,
-    distill: Distillation,
-) -> Result<(), ModelError> {
-    let per_class = vec![batch.clone(), Dim::Size(n_classes)];
-    b.input("labels", DataType::F32, per_class.clone())?;
-    b.input("teacher_logits", DataType::F32, per_class)?;
-    b.input("teacher_weight", DataType::F32, vec![batch.clone()])?;
-    b.input("distill_weight", DataType::F32, Vec::new())?;
-    b.input("temperature", DataType::F32, Vec::new())?;
-    b.set_scope("loss.cl");
-    let cl = loss::cross_entropy(b, CL_LOGITS, "labels")?;
-    let cl = b.op_named("Identity", &[&cl], &[], "loss.cl")?;
-    b.set_scope("loss.st");
-    let st = match distill {
-        Distillation::Mse => loss::mse(b, ST_LOGITS, "teacher_logits", "teacher_weight")?,
-        Distillation::Kl { reduction, scale_t2 } => {
-            loss::kl(b, ST_LOGITS, "teacher_logits", "teacher_weight", "temperature", reduction, scale_t2)?
-        }
-    };
-    let st = b.op_named("Identity", &[&st], &[], "loss.st")?;
-    b.set_scope("loss");
-    let weighed = b.op("Mul", &[&st, "distill_weight"], &[])?;
-    b.op_named("Add", &[&cl, &weighed], &[], "loss")?;
-    Ok(())
+    let (with_loss, logits) = losses::classifier(graph, logits)?;
+    Ok(onnx_grad::derive(&with_loss, &options.spec(&with_loss, &[&logits])?)?)
 }
 
 fn with_state_as_inputs(forward: &Graph, state: &[StateTensor]) -> Graph {
