@@ -322,6 +322,7 @@ impl<'a> Agent<'a> {
                 data: self.identity.data,
                 settings: self.identity.settings.clone(),
                 position: self.position,
+                n_skipped: self.learner.session.n_skipped(),
                 sums: self.sums,
                 replay_n_seen: self.replay.n_seen(),
                 replay_ids: self.replay.ids().iter().map(|id| id.0).collect(),
@@ -361,7 +362,7 @@ impl<'a> Agent<'a> {
             return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
         }
         info!(path = %path.display(), step = manifest.position.step, "resuming");
-        self.learner.session.restore(&tensors, manifest.position.step)?;
+        self.learner.session.restore(&tensors, manifest.position.step, manifest.n_skipped)?;
         let ids = manifest.replay_ids.into_iter().map(SampleId).collect();
         self.replay.restore(manifest.replay_n_seen, ids);
         self.position = manifest.position;

@@ -84,6 +84,14 @@ pub(crate) enum CliError {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` would be overwritten by what is made of it; choose another output", .path.display())]
     SameFile { path: PathBuf },
+    #[error("{option} needs {needs}")]
+    OptionNeeds { option: &'static str, needs: &'static str },
+    #[error("{0}; models/onnx-grad/OPS.md lists the operators that can be trained through")]
+    Operators(onnx_grad::GradError),
+    #[error("the derived gradient disagrees with differences of the loss: {names}")]
+    Gradients { names: String },
+    #[error("cannot write the state `{}`", .path.display())]
+    State { path: PathBuf, source: safetensors::SafeTensorError },
     #[error("agent `{agent}` ended with exit code {code}; its messages are in `{}`", .log.display())]
     Child { agent: String, code: u8, log: PathBuf },
     #[cfg(not(feature = "broker"))]
@@ -109,11 +117,12 @@ impl CliError {
             None => {}
         }
         match self {
-            CliError::SameFile { .. } => USAGE,
+            CliError::SameFile { .. } | CliError::OptionNeeds { .. } => USAGE,
             CliError::Config(_) | CliError::Stream(_) => CONFIG,
             CliError::Data(DataError::Unknown { .. }) => NO_INPUT,
             CliError::Model(_)
             | CliError::Graph(_)
+            | CliError::Operators(_)
             | CliError::Read(_)
             | CliError::Data(_)
             | CliError::Eval(_) => DATA,

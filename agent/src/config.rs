@@ -3,17 +3,21 @@
 //! Unknown keys are errors, and every value is checked before anything starts.
 
 pub mod lab;
+mod optimizer;
+mod train;
 
 use std::path::{Path, PathBuf};
 
-use dkt_models::step::{Distillation, StepOptions};
-use onnx_grad::{BatchNorm, Clip, Optimizer};
 use serde::{Deserialize, Serialize};
 
+pub use self::optimizer::OptimizerConfig;
+pub use self::train::{
+    BatchNormConfig, DistillConfig, DistillLoss, DistillReduction, GroupConfig, NamePattern, PrecisionConfig,
+    RecomputeConfig, TrainConfig,
+};
 use crate::data::view::Augmentation;
 use crate::ids::{AgentId, FleetId};
 use crate::stream::ClassOrder;
-use crate::train::device::Device;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -26,6 +30,9 @@ pub enum ConfigError {
     #[error("`{}`: two agents are called `{agent}`; give each a name of its own", .path.display())]
     DuplicateAgent { path: PathBuf, agent: String },
 }
+
+/// A key, whether its value is fine, what it must be, what it is.
+type Check = (&'static str, bool, &'static str, String);
 
 /// Most threads of one operator.
 const MAX_THREADS: usize = 1024;
@@ -114,198 +121,6 @@ pub struct StreamConfig {
 impl Default for StreamConfig {
     fn default() -> Self {
         StreamConfig { experiences: 5, class_order: ClassOrder::Seed(0) }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// `cpu`, `cuda` or `cuda:<index>`. There is no falling back from one to the other. Default: `cpu`.
-    pub device: Device,
-    /// Threads of one operator on the CPU. Default: 1.
-    pub threads: usize,
-    /// Passes over each experience. Default: 20.
-    pub epochs: u32,
-    /// New samples in a mini-batch, beside those replayed. Default: 32.
-    pub batch_size: usize,
-    /// Default: 0.001.
-    pub learning_rate: f32,
-    /// Default: Adam.
-    pub optimizer: OptimizerConfig,
-    /// L2 norm to which the gradient of all parameters is clipped; 0 switches clipping off. Default: 5.
-    pub clip_norm: f32,
-    /// Mini-batch statistics (`train`) or the running ones (`frozen`). Default: `train`.
-    pub batch_norm: BatchNormConfig,
-    pub distill: DistillConfig,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        TrainConfig {
-            device: Device::Cpu,
-            threads: 1,
-            epochs: 20,
-            batch_size: 32,
-            learning_rate: 0.001,
-            optimizer: OptimizerConfig::default(),
-            clip_norm: 5.0,
-            batch_norm: BatchNormConfig::Train,
-            distill: DistillConfig::default(),
-        }
-    }
-}
-
-impl TrainConfig {
-    /// What the training graph is derived with.
-    pub fn step_options(&self) -> StepOptions {
-        StepOptions {
-            distill: self.distill.loss.into(),
-            optimizer: self.optimizer.into(),
-            clip: (self.clip_norm > 0.0).then_some(Clip::Norm(self.clip_norm)),
-            batch_norm: match self.batch_norm {
-                BatchNormConfig::Train => BatchNorm::Train,
-                BatchNormConfig::Frozen => BatchNorm::Frozen,
-            },
-            ..StepOptions::default()
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BatchNormConfig {
-    Train,
-    Frozen,
-}
-
-/// The optimiser and its constants, PyTorch's names and defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "lowercase", tag = "name")]
-pub enum OptimizerConfig {
-    Sgd {
-        #[serde(default)]
-        momentum: f64,
-        #[serde(default)]
-        nesterov: bool,
-        #[serde(default)]
-        weight_decay: f64,
-    },
-    Adam {
-        #[serde(default = "beta1")]
-        beta1: f64,
-        #[serde(default = "beta2")]
-        beta2: f64,
-        #[serde(default = "eps")]
-        eps: f64,
-        #[serde(default)]
-        weight_decay: f64,
-    },
-    AdamW {
-        #[serde(default = "beta1")]
-        beta1: f64,
-        #[serde(default = "beta2")]
-        beta2: f64,
-        #[serde(default = "eps")]
-        eps: f64,
-        #[serde(default = "adamw_weight_decay")]
-        weight_decay: f64,
-    },
-}
-
-fn beta1() -> f64 {
-    0.9
-}
-fn beta2() -> f64 {
-    0.999
-}
-fn eps() -> f64 {
-    1e-8
-}
-fn adamw_weight_decay() -> f64 {
-    0.01
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        OptimizerConfig::Adam { beta1: beta1(), beta2: beta2(), eps: eps(), weight_decay: 0.0 }
-    }
-}
-
-impl OptimizerConfig {
-    pub fn adamw() -> Self {
-        OptimizerConfig::AdamW {
-            beta1: beta1(),
-            beta2: beta2(),
-            eps: eps(),
-            weight_decay: adamw_weight_decay(),
-        }
-    }
-}
-
-impl OptimizerConfig {
-    /// Whether every constant is in the range in which the method is defined.
-    fn is_sound(self) -> bool {
-        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
-        match self {
-            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
-                not_negative(momentum) && not_negative(weight_decay) && (momentum > 0.0 || !nesterov)
-            }
-            OptimizerConfig::Adam { beta1, beta2, eps, weight_decay }
-            | OptimizerConfig::AdamW { beta1, beta2, eps, weight_decay } => {
-                let decays = |beta: f64| (0.0..1.0).contains(&beta);
-                decays(beta1) && decays(beta2) && not_negative(eps) && eps > 0.0 && not_negative(weight_decay)
-            }
-        }
-    }
-}
-
-impl From<OptimizerConfig> for Optimizer {
-    fn from(config: OptimizerConfig) -> Self {
-        match config {
-            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
-                Optimizer::Sgd { momentum, nesterov, weight_decay }
-            }
-            OptimizerConfig::Adam { beta1, beta2, eps, weight_decay } => {
-                Optimizer::Adam { beta1, beta2, eps, weight_decay }
-            }
-            OptimizerConfig::AdamW { beta1, beta2, eps, weight_decay } => {
-                Optimizer::AdamW { beta1, beta2, eps, weight_decay }
-            }
-        }
-    }
-}
-
-/// The student head's loss (Distributed Knowledge Transfer).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DistillConfig {
-    /// `mse` on raw logits, or `kl` of the softened probabilities. Default: `mse`.
-    pub loss: DistillLoss,
-    /// Factor of the student head's loss in the whole (`kd_rel` in the thesis). Default: 1.
-    pub weight: f32,
-    /// Softmax divisor of `kl`, on both sides. Default: 2.
-    pub temperature: f32,
-}
-
-impl Default for DistillConfig {
-    fn default() -> Self {
-        DistillConfig { loss: DistillLoss::Mse, weight: 1.0, temperature: 2.0 }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DistillLoss {
-    Mse,
-    Kl,
-}
-
-impl From<DistillLoss> for Distillation {
-    fn from(loss: DistillLoss) -> Self {
-        match loss {
-            DistillLoss::Mse => Distillation::Mse,
-            DistillLoss::Kl => Distillation::kl(),
-        }
     }
 }
 
@@ -411,60 +226,15 @@ impl AgentConfig {
     }
 
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
-        let train = &self.train;
         let exchange = &self.exchange;
-        let finite_positive = |v: f32| v.is_finite() && v > 0.0;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [(&'static str, bool, &'static str, String); 20] = [
+        let checks: [Check; 12] = [
             ("data.views", self.data.views > 0, "at least 1", self.data.views.to_string()),
             (
                 "stream.experiences",
                 self.stream.experiences > 0,
                 "at least 1",
                 self.stream.experiences.to_string(),
-            ),
-            (
-                "train.threads",
-                (1..=MAX_THREADS).contains(&train.threads),
-                "between 1 and 1024",
-                train.threads.to_string(),
-            ),
-            (
-                "train.optimizer",
-                train.optimizer.is_sound(),
-                "beta1 and beta2 from 0 to below 1, eps above 0, momentum and weight_decay finite and not below 0, and a momentum with nesterov",
-                format!("{:?}", train.optimizer),
-            ),
-            ("train.epochs", train.epochs > 0, "at least 1", train.epochs.to_string()),
-            (
-                "train.batch_size",
-                (1..=MAX_BATCH).contains(&train.batch_size),
-                "between 1 and 65536",
-                train.batch_size.to_string(),
-            ),
-            (
-                "train.learning_rate",
-                finite_positive(train.learning_rate),
-                "a positive number",
-                train.learning_rate.to_string(),
-            ),
-            (
-                "train.clip_norm",
-                train.clip_norm.is_finite() && train.clip_norm >= 0.0,
-                "0 or a positive number",
-                train.clip_norm.to_string(),
-            ),
-            (
-                "train.distill.weight",
-                train.distill.weight.is_finite() && train.distill.weight >= 0.0,
-                "0 or a positive number",
-                train.distill.weight.to_string(),
-            ),
-            (
-                "train.distill.temperature",
-                finite_positive(train.distill.temperature),
-                "a positive number",
-                train.distill.temperature.to_string(),
             ),
             (
                 "replay.batch_size",
@@ -522,7 +292,7 @@ impl AgentConfig {
             ),
             ("checkpoint.keep", self.checkpoint.keep > 0, "at least 1", self.checkpoint.keep.to_string()),
         ];
-        for (key, holds, expected, found) in checks {
+        for (key, holds, expected, found) in checks.into_iter().chain(self.train.checks()) {
             if !holds {
                 return Err(ConfigError::Value { path: path.to_owned(), key, expected, found });
             }

@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    dkt_agent::train::runtime::disable_telemetry();
+    dkt_agent::train::library::disable_telemetry();
     dkt_agent::cli::main()
 }

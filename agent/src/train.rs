@@ -2,4 +2,7 @@
 
 pub mod checkpoint;
 pub mod device;
+pub mod library;
 pub mod runtime;
+pub mod step;
+pub mod tensors;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use onnx_grad::Builder;
+use onnx_grad::GradError;
 use onnx_grad::graph::Graph;
 
 use crate::dual_head::{DualHead, n_parameters, show, show_shape};
 use crate::error::ModelError;
-use crate::step::{StepOptions, TrainingStep};
+use crate::step::{StepOptions, TrainingStep, derive_classifier};
 
 /// Facts about a graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +22,8 @@ pub struct Inspection {
     /// Initialisers: name, type and shape.
     pub tensors: Vec<(String, String)>,
     pub n_parameters: usize,
-    /// Classes of both heads, if it has two.
-    pub dual_head: Option<usize>,
+    /// Classes of both heads, or why it is no dual-head network.
+    pub dual_head: Result<usize, String>,
     /// Why it cannot be trained as it is; `None` if it can.
     pub obstacle: Option<String>,
     /// What training would do differently from what one might expect.
@@ -40,12 +40,14 @@ pub fn inspect(graph: &Graph) -> Inspection {
         *operators.entry(node.op.clone()).or_insert(0) += 1;
     }
     let dual_head = DualHead::from_graph(graph.clone());
+    let options = StepOptions::default();
     let obstacle = match &dual_head {
-        Ok(model) => TrainingStep::derive(model, &StepOptions::default()).err(),
-        Err(_) => Builder::from_graph(graph.clone()).err().map(ModelError::from),
+        Ok(model) => TrainingStep::derive(model, &options).err().map(obstacle),
+        Err(no_heads) => match derive_classifier(graph, None, &options).err() {
+            Some(ModelError::Logits { .. }) => Some(no_heads.to_string()),
+            error => error.map(obstacle),
+        },
     };
-    let obstacle =
-        obstacle.map(|e| e.to_string()).or_else(|| dual_head.as_ref().err().map(ToString::to_string));
     let tensor = |(name, t): (&String, &onnx_grad::graph::Tensor)| {
         let shape = t.dims.iter().map(|&d| d.into()).collect();
         (name.clone(), format!("{} {}", t.dtype, show_shape(&shape)))
@@ -58,10 +60,19 @@ pub fn inspect(graph: &Graph) -> Inspection {
         operators,
         tensors: graph.initializers.iter().map(tensor).collect(),
         n_parameters: n_parameters(graph),
-        dual_head: dual_head.ok().map(|m| m.n_classes()),
+        dual_head: dual_head.map(|m| m.n_classes()).map_err(|e| e.to_string()),
         obstacle,
         notes: folded_batch_norm(graph).into_iter().collect(),
         metadata: graph.metadata.clone(),
+    }
+}
+
+fn obstacle(error: ModelError) -> String {
+    match error {
+        ModelError::Graph(GradError::Unsupported(_) | GradError::UnknownOperator { .. }) => {
+            format!("{error}; models/onnx-grad/OPS.md lists the operators that can be trained through")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -100,9 +111,9 @@ impl Inspection {
         let operators: Vec<String> = self.operators.iter().map(|(op, n)| format!("{n} {op}")).collect();
         line("operators", &operators.join(", "));
         line("parameters", &format!("{} values", self.n_parameters));
-        match self.dual_head {
-            Some(classes) => line("heads", &format!("continual-learning and student, {classes} classes")),
-            None => line("heads", "not a dual-head network"),
+        match &self.dual_head {
+            Ok(classes) => line("heads", &format!("continual-learning and student, {classes} classes")),
+            Err(why) => line("heads", &format!("not a dual-head network, as agents need: {why}")),
         }
         match &self.obstacle {
             None => line("training", "a training step can be derived"),

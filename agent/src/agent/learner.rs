@@ -3,10 +3,11 @@
 use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
 use crate::data::{DataSource, Dataset};
+use crate::draw::Draw;
 use crate::eval::metrics::argmax;
 use crate::ids::{SampleId, View};
 use crate::telemetry::event::HeadAccuracy;
-use crate::train::runtime::{RuntimeError, Scalars, StepReport, TrainSession};
+use crate::train::runtime::{Part, RuntimeError, Scalars, StepReport, TrainSession};
 
 /// Rows evaluated at once.
 const EVALUATION_BATCH: usize = 128;
@@ -17,6 +18,10 @@ pub(crate) struct Learner {
     views: ViewFn,
     n_classes: usize,
     scalars: Scalars,
+    /// Parts of a mini-batch that are computed one after another.
+    micro_batches: usize,
+    /// Seeds of dropout by step and part.
+    dropout: Draw,
 }
 
 /// One trained mini-batch.
@@ -39,6 +44,8 @@ impl Learner {
                 distill_weight: train.distill.weight,
                 temperature: train.distill.temperature,
             },
+            micro_batches: train.micro_batches,
+            dropout: Draw::new(config.seed, "dropout"),
         }
     }
 
@@ -49,6 +56,37 @@ impl Learner {
         view: View,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<Trained, RuntimeError> {
+        let step = self.session.n_steps();
+        let rows_of_part = ids.len().div_ceil(self.micro_batches).max(1);
+        let n_parts = ids.len().div_ceil(rows_of_part);
+        let mut n_taught = 0;
+        let mut losses = [0.0; 3];
+        let mut last = None;
+        for (i, part) in ids.chunks(rows_of_part).enumerate() {
+            n_taught += self.fill(part, view, &mut teacher)?;
+            let part = Part {
+                weight: part.len() as f32 / ids.len() as f32,
+                is_last: i + 1 == n_parts,
+                seed: self.dropout.at(&[step, i as u64]) as i64,
+            };
+            let report = self.session.step_part(&self.scalars, &part)?;
+            for (sum, loss) in losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
+                *sum += part.weight * loss;
+            }
+            last = Some(report);
+        }
+        let last = last.expect("invariant: a mini-batch has a row");
+        let [loss, loss_cl, loss_st] = losses;
+        Ok(Trained { report: StepReport { loss, loss_cl, loss_st, ..last }, n_taught })
+    }
+
+    /// Makes the samples the current mini-batch; how many have a teacher.
+    fn fill(
+        &mut self,
+        ids: &[SampleId],
+        view: View,
+        mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
+    ) -> Result<usize, RuntimeError> {
         let k = self.n_classes;
         let batch = self.session.batch_mut(ids.len())?;
         self.views.fill_batch(&self.source.train, &self.source.normalization, ids, view, batch.input);
@@ -64,8 +102,7 @@ impl Learner {
             batch.teacher_weight[row] = f32::from(u8::from(taught));
             n_taught += usize::from(taught);
         }
-        let report = self.session.step(&self.scalars)?;
-        Ok(Trained { report, n_taught })
+        Ok(n_taught)
     }
 
     /// Raw logits `[N, K]` of the continual-learning head on one view of the samples: soft targets for peers.

@@ -1,16 +1,18 @@
 //! `dkt model`: networks in, ordinary ONNX files out.
 
+mod check;
+mod derive;
+
 use std::path::{Path, PathBuf};
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use dkt_models::heads::{AttachOptions, attach_heads};
-use dkt_models::step::TrainingStep;
 use dkt_models::zoo::{self, BuildOptions};
-use dkt_models::{DualHead, inspect};
+use dkt_models::{ModelError, inspect};
+use onnx_grad::GradError;
 use onnx_grad::graph::Graph;
 
 use super::{CliError, print};
-use crate::config::{DistillLoss, OptimizerConfig, TrainConfig};
 use crate::durable;
 use crate::exchange::wire::MAX_CLASSES;
 
@@ -59,37 +61,16 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
-    /// Derive the training step of a dual-head network as an ONNX graph (docs/training-graph.md)
-    Derive {
-        #[arg(value_name = "MODEL.onnx")]
-        model: PathBuf,
-        #[arg(short, long, value_name = "TRAIN.onnx")]
-        output: PathBuf,
-        /// Loss of the student head
-        #[arg(long, value_enum, default_value_t = LossName::Mse)]
-        loss: LossName,
-        #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
-        optimizer: OptimizerName,
-        /// L2 norm to which the gradient is clipped; 0 for no clipping
-        #[arg(long, default_value_t = 5.0, value_parser = parse_clip_norm, allow_negative_numbers = true)]
-        clip_norm: f32,
-    },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum LossName {
-    /// Mean squared error of the raw logits
-    Mse,
-    /// Kullback-Leibler divergence of the softened probabilities
-    Kl,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum OptimizerName {
-    /// Stochastic gradient descent, momentum 0.9
-    Sgd,
-    Adam,
-    Adamw,
+    /// Derive a network's training step as an ONNX graph that any ONNX Runtime runs (docs/training-graph.md)
+    ///
+    /// A network with two heads is trained on labels and on soft targets (`mse`, `kl`), any other classifier on
+    /// labels alone (`cross-entropy`).
+    Derive(Box<derive::Arguments>),
+    /// Compare a network's derived gradients with differences of its loss, parameter by parameter
+    ///
+    /// Runs on ONNX Runtime, with random inputs and labels. Says which parameters training would change, and which
+    /// not and why. Exit code 1 if a gradient disagrees.
+    Check(check::Arguments),
 }
 
 pub(super) fn run(command: Command) -> Result<(), CliError> {
@@ -113,36 +94,20 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
             let graph = attach_heads(&Graph::read(&model)?, &AttachOptions { classes, seed })?;
             write(&graph, &output)?;
         }
-        Command::Derive { model, output, loss, optimizer, clip_norm } => {
-            keep_apart(&model, &output)?;
-            let config = TrainConfig {
-                distill: crate::config::DistillConfig {
-                    loss: match loss {
-                        LossName::Mse => DistillLoss::Mse,
-                        LossName::Kl => DistillLoss::Kl,
-                    },
-                    ..Default::default()
-                },
-                optimizer: match optimizer {
-                    OptimizerName::Sgd => {
-                        OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }
-                    }
-                    OptimizerName::Adam => OptimizerConfig::default(),
-                    OptimizerName::Adamw => OptimizerConfig::adamw(),
-                },
-                clip_norm,
-                ..Default::default()
-            };
-            let model = DualHead::from_graph(Graph::read(&model)?)?;
-            let step = TrainingStep::derive(&model, &config.step_options())?;
-            write(&step.train, &output)?;
-            print(&format!(
-                "{} state tensors; feed each `<name>` and take `<name>.next` after every step\n",
-                step.state.len()
-            ))?;
-        }
+        Command::Derive(arguments) => derive::run(*arguments)?,
+        Command::Check(arguments) => check::run(&arguments)?,
     }
     Ok(())
+}
+
+/// Points to the list where an operator is the reason.
+fn with_list(error: ModelError) -> CliError {
+    match error {
+        ModelError::Graph(error @ (GradError::Unsupported(_) | GradError::UnknownOperator { .. })) => {
+            CliError::Operators(error)
+        }
+        other => other.into(),
+    }
 }
 
 /// A network is not replaced by what is made of it: a training step, for one, holds no weights.
@@ -188,9 +153,4 @@ fn parse_input(text: &str) -> Result<[usize; 3], String> {
 fn parse_classes(text: &str) -> Result<usize, String> {
     let n_classes = text.parse().ok().filter(|n| (1..=MAX_CLASSES).contains(n));
     n_classes.ok_or_else(|| format!("expected from 1 to {MAX_CLASSES} classes"))
-}
-
-fn parse_clip_norm(text: &str) -> Result<f32, String> {
-    let norm = text.parse().ok().filter(|norm: &f32| norm.is_finite() && *norm >= 0.0);
-    norm.ok_or_else(|| "expected 0 or a positive number".to_owned())
 }

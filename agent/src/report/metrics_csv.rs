@@ -95,6 +95,9 @@ fn course(rows: &mut Rows<'_>, run: &RunRecord) {
         rows.row("loss_st", epoch.loss_st.into(), &at);
         rows.row("teacher_share", epoch.teacher_share.into(), &at);
         rows.row("samples_per_second", epoch.samples_per_second.into(), &at);
+        if epoch.n_skipped > 0 {
+            rows.row("skipped_steps", epoch.n_skipped.into(), &at);
+        }
     }
     for (t_s, traffic) in &run.traffic {
         for kind in &traffic.kinds {

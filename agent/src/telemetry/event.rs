@@ -72,6 +72,9 @@ pub struct Epoch {
     pub teacher_share: f32,
     pub samples_per_second: f32,
     pub n_peers: u32,
+    /// Steps that moved nothing, because a gradient overflowed in float16.
+    #[serde(default)]
+    pub n_skipped: u32,
 }
 
 /// Test accuracies after an experience.

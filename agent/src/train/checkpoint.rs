@@ -9,11 +9,12 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use onnx_grad::graph::{DataType, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use onnx_grad::graph::Tensor;
+use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use super::runtime::StepReport;
+use super::step::StepReport;
+use super::tensors;
 use crate::durable::{self, TEMPORARY_SUFFIX, WriteError};
 use crate::ids::{AgentId, Digest, Round};
 use crate::telemetry::event::{Epoch, Evaluated};
@@ -67,15 +68,22 @@ pub struct EpochSums {
     pub n_rows: u64,
     /// Rows that had a teacher.
     pub n_taught: u64,
+    /// Steps that moved nothing because a gradient overflowed; their losses are not in the sums.
+    #[serde(default)]
+    pub n_skipped: u32,
     pub seconds: f64,
 }
 
 impl EpochSums {
     pub fn add(&mut self, report: &StepReport, n_rows: usize, n_taught: usize) {
-        for (sum, loss) in self.losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
-            *sum += f64::from(loss);
+        if report.skipped {
+            self.n_skipped += 1;
+        } else {
+            for (sum, loss) in self.losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
+                *sum += f64::from(loss);
+            }
+            self.n_batches += 1;
         }
-        self.n_batches += 1;
         self.n_rows += n_rows as u64;
         self.n_taught += n_taught as u64;
     }
@@ -93,6 +101,7 @@ impl EpochSums {
             teacher_share: (self.n_taught as f64 / n_rows.max(1.0)) as f32,
             samples_per_second: (n_rows / self.seconds.max(1e-6)) as f32,
             n_peers,
+            n_skipped: self.n_skipped,
         }
     }
 }
@@ -108,6 +117,9 @@ pub struct Manifest {
     /// Those settings that decide how training goes on, by their keys.
     pub settings: BTreeMap<String, serde_json::Value>,
     pub position: Position,
+    /// Steps so far that moved nothing, because a gradient overflowed in float16.
+    #[serde(default)]
+    pub n_skipped: u64,
     /// Of the epoch that `position` is in.
     pub sums: EpochSums,
     /// Samples offered to the replay buffer so far, and those it holds.
@@ -232,13 +244,8 @@ pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let entry = |key: &str| metadata.get(key).ok_or_else(|| damaged(format!("no `{key}`")));
     let (manifest, checksum) = (entry(MANIFEST_KEY)?, entry(CHECKSUM_KEY)?);
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        let dtype = from_safetensors(view.dtype())
-            .ok_or_else(|| damaged(format!("tensor `{name}` has type {:?}", view.dtype())))?;
-        let tensor = Tensor { dtype, dims: view.shape().to_vec(), bytes: view.data().to_vec() };
-        tensors.insert(name, tensor);
-    }
+    let tensors = tensors::decode(&file)
+        .map_err(|(name, found)| damaged(format!("tensor `{name}` has type {found:?}")))?;
     let found = checksum_of(manifest, &tensors).to_string();
     if found != *checksum {
         return Err(damaged(format!("expected checksum {checksum}, found {found}")));
@@ -260,13 +267,8 @@ fn encode(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<u8>, CheckpointErr
     let manifest = serde_json::to_string(&checkpoint.manifest).map_err(|e| damaged(e.to_string()))?;
     let checksum = checksum_of(&manifest, &checkpoint.tensors).to_string();
     let metadata = HashMap::from([(MANIFEST_KEY.to_owned(), manifest), (CHECKSUM_KEY.to_owned(), checksum)]);
-    let mut views = Vec::with_capacity(checkpoint.tensors.len());
-    for (name, tensor) in &checkpoint.tensors {
-        let view = TensorView::new(to_safetensors(tensor.dtype), tensor.dims.clone(), &tensor.bytes)
-            .map_err(|e| damaged(e.to_string()))?;
-        views.push((name.as_str(), view));
-    }
-    safetensors::serialize(views, Some(metadata)).map_err(|e| damaged(e.to_string()))
+    let named = checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    tensors::encode(named, metadata).map_err(|e| damaged(e.to_string()))
 }
 
 /// Over the manifest and, in the order of their names, each tensor's name, type, shape and bytes, every part
@@ -290,27 +292,6 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> C
     move |source| CheckpointError::Io { action, path: path.to_owned(), source }
 }
 
-/// Element types on both sides.
-const TYPES: [(DataType, Dtype); 9] = [
-    (DataType::F16, Dtype::F16),
-    (DataType::BF16, Dtype::BF16),
-    (DataType::F32, Dtype::F32),
-    (DataType::F64, Dtype::F64),
-    (DataType::I8, Dtype::I8),
-    (DataType::U8, Dtype::U8),
-    (DataType::I32, Dtype::I32),
-    (DataType::I64, Dtype::I64),
-    (DataType::Bool, Dtype::BOOL),
-];
-
-fn to_safetensors(dtype: DataType) -> Dtype {
-    TYPES.iter().find(|(ours, _)| *ours == dtype).expect("invariant: TYPES lists every DataType").1
-}
-
-fn from_safetensors(dtype: Dtype) -> Option<DataType> {
-    TYPES.iter().find(|(_, theirs)| *theirs == dtype).map(|(ours, _)| *ours)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +306,7 @@ mod tests {
                 data: digest(2),
                 settings: BTreeMap::from([("train.learning_rate".to_owned(), 0.001.into())]),
                 position: Position { experience: 1, epoch: 2, batch: 3, step },
+                n_skipped: 4,
                 sums: EpochSums { losses: [0.1, 0.2, 1.0 / 3.0], n_rows: 96, ..EpochSums::default() },
                 replay_n_seen: 40,
                 replay_ids: vec![7, 9],

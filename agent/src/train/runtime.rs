@@ -4,32 +4,34 @@
 //! Every state tensor has two buffers. A step reads one and writes the other (`<name>` and `<name>.next` of
 //! the training graph), then the two change roles; no parameter passes through the host.
 
+mod probe;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use dkt_models::step::TrainingStep;
 use dkt_models::{CL_LOGITS, ST_LOGITS};
 use onnx_grad::graph::{DataType, Graph, Tensor as HostTensor};
+use onnx_grad::{APPLIED, LOSS_SCALE, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT, SEED};
 use ort::environment::Environment;
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
-use ort::value::Tensor;
+use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor};
 
+pub use self::probe::LossProbe;
 use super::device::Device;
-
-/// Environment variable with the path of the ONNX Runtime library.
-pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
-const LIBRARY_NAME: &str = "libonnxruntime.so";
+use super::library;
+pub use super::step::{BatchBuffers, Logits, Part, Scalars, StepReport};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error(
-        "found no ONNX Runtime library; looked for {}; run `make build`, or set {LIBRARY_VARIABLE} to a libonnxruntime.so of version 1.17 or later (deploy/fetch-onnxruntime.sh brings one)",
-        list(.searched)
+        "found no ONNX Runtime library; looked for {}; run `make build`, or set {} to a libonnxruntime.so of version 1.17 or later (deploy/fetch-onnxruntime.sh brings one)",
+        list(.searched), library::VARIABLE
     )]
     LibraryNotFound { searched: Vec<PathBuf> },
     #[error("cannot load ONNX Runtime from `{}`; version 1.17 or later for this machine is needed", .path.display())]
@@ -66,14 +68,6 @@ where
     move |source| RuntimeError::Ort { action, source: source.into() }
 }
 
-/// Opts out of ONNX Runtime's telemetry (sent by default from 1.29 on). The library reads the variable when
-/// it is loaded, so this must be the first thing that the process does.
-#[allow(unsafe_code)]
-pub fn disable_telemetry() {
-    // SAFETY: called as the first statement of `main`, before any other thread exists.
-    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
-}
-
 /// Loads ONNX Runtime, once per process: from `ORT_DYLIB_PATH`, else from beside the executable, else from
 /// `../lib/dkt` of it.
 ///
@@ -89,7 +83,7 @@ fn environment() -> Result<&'static Environment, RuntimeError> {
     if let Some(environment) = ENVIRONMENT.get() {
         return Ok(environment);
     }
-    let path = find_library()?;
+    let path = library::find().map_err(|searched| RuntimeError::LibraryNotFound { searched })?;
     let builder = ort::init_from(&path)
         .map_err(|e| RuntimeError::LoadLibrary { path: path.clone(), source: Box::new(e) })?;
     let environment = builder
@@ -104,24 +98,6 @@ fn environment() -> Result<&'static Environment, RuntimeError> {
 /// The library's own messages, for `DKT_LOG=onnxruntime=debug`: what fails comes back as an error anyway.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     tracing::debug!(target: "onnxruntime", ?level, category, location, "{message}");
-}
-
-fn find_library() -> Result<PathBuf, RuntimeError> {
-    if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()) {
-        let path = PathBuf::from(path);
-        return if path.is_file() {
-            // A relative path would be tried relative to the executable first.
-            Ok(std::path::absolute(&path).unwrap_or(path))
-        } else {
-            Err(RuntimeError::LibraryNotFound { searched: vec![path] })
-        };
-    }
-    let folder = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
-    let searched: Vec<PathBuf> = folder
-        .iter()
-        .flat_map(|dir| [dir.join(LIBRARY_NAME), dir.join("../lib/dkt").join(LIBRARY_NAME)])
-        .collect();
-    searched.iter().find(|p| p.is_file()).cloned().ok_or(RuntimeError::LibraryNotFound { searched })
 }
 
 fn session(graph: &Graph, device: Device, n_threads: usize) -> Result<Session, RuntimeError> {
@@ -144,48 +120,15 @@ fn session(graph: &Graph, device: Device, n_threads: usize) -> Result<Session, R
     builder.commit_from_memory(&graph.encode()).map_err(failed(action))
 }
 
-/// Factors of one step, fed as scalars.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scalars {
-    pub learning_rate: f32,
-    /// Factor of the student head's loss.
-    pub distill_weight: f32,
-    pub temperature: f32,
-}
-
-/// What a step computed on its mini-batch, before the update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    pub loss: f32,
-    pub loss_cl: f32,
-    pub loss_st: f32,
-    /// L2 norm of the gradient of all parameters, before clipping.
-    pub grad_norm: f32,
-}
-
-/// The current mini-batch, to be filled in place.
-pub struct BatchBuffers<'a> {
-    /// `[N, C, H, W]`, normalised.
-    pub input: &'a mut [f32],
-    /// `[N, K]`, rows sum to 1.
-    pub labels: &'a mut [f32],
-    /// `[N, K]` raw logits; rows of weight 0 are not looked at.
-    pub teacher_logits: &'a mut [f32],
-    /// `[N]`, 0 where a row has no teacher.
-    pub teacher_weight: &'a mut [f32],
-}
-
-/// Raw logits of both heads, each `[N, K]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logits {
-    pub cl: Vec<f32>,
-    pub student: Vec<f32>,
-}
-
 const BATCH_INPUTS: [&str; 4] = ["input", "labels", "teacher_logits", "teacher_weight"];
-const SCALAR_INPUTS: [&str; 4] = ["learning_rate", "distill_weight", "temperature", "step"];
+/// The last two are there where gradients are accumulated.
+const SCALAR_INPUTS: [&str; 6] =
+    ["learning_rate", "distill_weight", "temperature", "step", MICRO_BATCH_WEIGHT, MICRO_BATCH_LAST];
 const EVALUATE_OUTPUTS: [&str; 2] = [CL_LOGITS, ST_LOGITS];
-const SCALAR_OUTPUTS: [&str; 4] = ["loss", "loss.cl", "loss.st", "grad_norm"];
+/// The last is there where steps can be skipped.
+const SCALAR_OUTPUTS: [&str; 5] = ["loss", "loss.cl", "loss.st", "grad_norm", APPLIED];
+/// A loss scale comes from its first value down to 1 in far fewer steps: what overflows then has diverged.
+const MAX_SKIPPED_IN_A_ROW: u32 = 40;
 
 /// A state tensor's name, shape and two buffers; `buffers[parity]` is the current one.
 struct State {
@@ -205,8 +148,11 @@ pub struct TrainSession {
     state: Vec<State>,
     parity: usize,
     batch: [Tensor<f32>; 4],
-    scalars: [Tensor<f32>; 4],
-    reports: [Tensor<f32>; 4],
+    scalars: [Tensor<f32>; 6],
+    reports: [Tensor<f32>; 5],
+    seed: Tensor<i64>,
+    /// Inputs and outputs that not every training graph has.
+    optional: Optional,
     evaluate_input: Tensor<f32>,
     host: Allocator,
     /// Where the logits of an evaluation go.
@@ -214,7 +160,29 @@ pub struct TrainSession {
     input_name: String,
     input_dims: [usize; 3],
     n_classes: usize,
+    /// Mini-batches trained on, those skipped among them.
     n_steps: u64,
+    n_skipped: u64,
+    n_skipped_in_a_row: u32,
+}
+
+struct Optional {
+    accumulates: bool,
+    has_dropout: bool,
+    reports_applied: bool,
+    has_loss_scale: bool,
+}
+
+impl Optional {
+    fn of(train: &Session) -> Self {
+        let has_input = |name: &str| train.inputs().iter().any(|i| i.name() == name);
+        Optional {
+            accumulates: has_input(MICRO_BATCH_LAST),
+            has_dropout: has_input(SEED),
+            reports_applied: train.outputs().iter().any(|o| o.name() == APPLIED),
+            has_loss_scale: has_input(LOSS_SCALE),
+        }
+    }
 }
 
 impl TrainSession {
@@ -247,8 +215,10 @@ impl TrainSession {
             state,
             parity: 0,
             batch: [empty()?, empty()?, empty()?, empty()?],
-            scalars: [scalar()?, scalar()?, scalar()?, scalar()?],
-            reports: [scalar()?, scalar()?, scalar()?, scalar()?],
+            scalars: [scalar()?, scalar()?, scalar()?, scalar()?, scalar()?, scalar()?],
+            reports: [scalar()?, scalar()?, scalar()?, scalar()?, scalar()?],
+            seed: Tensor::new(&host, Vec::<i64>::new()).map_err(failed(action))?,
+            optional: Optional::of(&train),
             evaluate_input: empty()?,
             host,
             to_host: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
@@ -257,6 +227,8 @@ impl TrainSession {
             input_dims: step.input_dims,
             n_classes: step.n_classes,
             n_steps: 0,
+            n_skipped: 0,
+            n_skipped_in_a_row: 0,
             train,
             evaluate,
         };
@@ -268,7 +240,8 @@ impl TrainSession {
         let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
         for parity in 0..2 {
             let binding = &mut self.train_bindings[parity];
-            for (name, tensor) in SCALAR_OUTPUTS.iter().zip(&mut self.reports) {
+            let n_outputs = SCALAR_OUTPUTS.len() - usize::from(!self.optional.reports_applied);
+            for (name, tensor) in SCALAR_OUTPUTS.iter().zip(&mut self.reports).take(n_outputs) {
                 binding.bind_output(*name, &mut *tensor)?;
             }
             for state in &mut self.state {
@@ -290,8 +263,12 @@ impl TrainSession {
             let name = if *name == "input" { self.input_name.as_str() } else { name };
             binding.bind_input(name, tensor)?;
         }
-        for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars) {
+        let n_scalars = SCALAR_INPUTS.len() - if self.optional.accumulates { 0 } else { 2 };
+        for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars).take(n_scalars) {
             binding.bind_input(*name, tensor)?;
+        }
+        if self.optional.has_dropout {
+            binding.bind_input(SEED, &self.seed)?;
         }
         Ok(())
     }
@@ -321,30 +298,62 @@ impl TrainSession {
     /// Trains on the mini-batch last filled.
     ///
     /// # Errors
-    /// [`RuntimeError::NotFinite`] if the loss or the gradient is; the state is then as before.
+    /// As [`TrainSession::step_part`].
     pub fn step(&mut self, scalars: &Scalars) -> Result<StepReport, RuntimeError> {
+        self.step_part(scalars, &Part::WHOLE)
+    }
+
+    /// Trains on the part of a mini-batch last filled; parameters move after the last part. Only a step derived
+    /// with accumulation takes more than one.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFinite`] if the loss or the gradient is; the state is then as before the part. With a
+    /// loss scale such a step is skipped, and is an error only where lowering the scale does not help.
+    pub fn step_part(&mut self, scalars: &Scalars, part: &Part) -> Result<StepReport, RuntimeError> {
         let action = "run a training step";
         let step = self.n_steps + 1;
-        let values = [scalars.learning_rate, scalars.distill_weight, scalars.temperature, step as f32];
+        // A step that was skipped did not move the optimiser's averages.
+        let of_optimizer = (step - self.n_skipped) as f32;
+        let Scalars { learning_rate, distill_weight, temperature } = *scalars;
+        let is_last = f32::from(u8::from(part.is_last));
+        let values = [learning_rate, distill_weight, temperature, of_optimizer, part.weight, is_last];
         for (tensor, value) in self.scalars.iter_mut().zip(values) {
             tensor.extract_tensor_mut().1[0] = value;
         }
+        self.seed.extract_tensor_mut().1[0] = part.seed;
         self.bind_inputs().map_err(failed(action))?;
         self.train.run_binding(&self.train_bindings[self.parity]).map_err(failed(action))?;
-        let [loss, loss_cl, loss_st, grad_norm] = &self.reports;
+        let [loss, loss_cl, loss_st, grad_norm, applied] = &self.reports;
         let read = |tensor: &Tensor<f32>| tensor.extract_tensor().1[0];
         let report = StepReport {
             loss: read(loss),
             loss_cl: read(loss_cl),
             loss_st: read(loss_st),
             grad_norm: read(grad_norm),
+            skipped: part.is_last && self.optional.has_loss_scale && read(applied) == 0.0,
         };
-        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+        let is_finite = report.loss.is_finite() && report.grad_norm.is_finite();
+        let may_skip = self.optional.has_loss_scale && self.n_skipped_in_a_row < MAX_SKIPPED_IN_A_ROW;
+        if !is_finite && !may_skip {
             return Err(RuntimeError::NotFinite { step, loss: report.loss, grad_norm: report.grad_norm });
         }
         self.parity = 1 - self.parity;
-        self.n_steps = step;
+        if part.is_last {
+            self.n_steps = step;
+            self.n_skipped += u64::from(report.skipped);
+            self.n_skipped_in_a_row = if report.skipped { self.n_skipped_in_a_row + 1 } else { 0 };
+        }
         Ok(report)
+    }
+
+    /// Mini-batches trained on so far, those that were skipped among them.
+    pub fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    /// Steps skipped so far because a gradient overflowed in float16.
+    pub fn n_skipped(&self) -> u64 {
+        self.n_skipped
     }
 
     /// Logits of `n` inputs by the current parameters, in evaluation mode. `fill` writes the input
@@ -378,7 +387,9 @@ impl TrainSession {
     /// scalars out.
     pub fn step_bytes(&self, n: usize) -> usize {
         let row = self.input_dims.iter().product::<usize>() + 2 * self.n_classes + 1;
-        4 * (n * row + SCALAR_INPUTS.len() + SCALAR_OUTPUTS.len())
+        let Optional { accumulates, has_dropout, reports_applied, .. } = self.optional;
+        let n_scalars = 8 + 2 * usize::from(accumulates) + usize::from(reports_applied);
+        4 * (n * row + n_scalars) + 8 * usize::from(has_dropout)
     }
 
     /// Copies the whole state to the host.
@@ -406,7 +417,7 @@ impl TrainSession {
         Ok(all)
     }
 
-    /// Puts a saved state on the device and goes on counting from `n_steps`.
+    /// Puts a saved state on the device and goes on counting from `n_steps`, `n_skipped` of which moved nothing.
     ///
     /// # Errors
     /// [`RuntimeError::MissingState`] or [`RuntimeError::State`] if `saved` is not of this network; nothing has
@@ -415,6 +426,7 @@ impl TrainSession {
         &mut self,
         saved: &BTreeMap<String, HostTensor>,
         n_steps: u64,
+        n_skipped: u64,
     ) -> Result<(), RuntimeError> {
         let action = "bind the restored state";
         let mut restored = Vec::with_capacity(self.state.len());
@@ -430,6 +442,8 @@ impl TrainSession {
         }
         self.parity = 0;
         self.n_steps = n_steps;
+        self.n_skipped = n_skipped;
+        self.n_skipped_in_a_row = 0;
         self.bind_state().map_err(failed(action))
     }
 }

@@ -7,12 +7,17 @@ use crate::init::Source;
 /// Changes of the loss that are aimed at, as shares of it: the large ones stand out of its rounding, the small
 /// ones step over few kinks.
 const CHANGES: [f64; 3] = [1e-2, 1e-3, 1e-4];
+/// Further ones, where those do not confirm the gradient.
+const MORE_CHANGES: [f64; 3] = [3e-3, 3e-4, 3e-5];
 /// Longest step, as a share of the parameter's own length.
 const LONGEST: f64 = 0.05;
 /// Relative difference up to which a difference quotient of float32 losses confirms a gradient.
 const TOLERANCE: f64 = 1e-2;
 /// Rounding of a float32 loss, as a share of it: some units in the last place.
-const ROUNDING: f64 = 1e-6;
+const ROUNDING: f64 = 5e-7;
+/// How far a change must stand out of the rounding to say something, and to say it alone.
+const VISIBLE: f64 = 16.0;
+const CLEAR: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -64,7 +69,7 @@ pub fn examine<E: From<onnx_grad::GradError>>(
     let own = unit(gradient.iter().map(|&g| f64::from(g)).collect());
     let middle = unit(own.iter().zip(&random).map(|(g, r)| g + r).collect());
     let longest =
-        LONGEST * length(values.iter().map(|&v| f64::from(v))).max(0.1 * (values.len() as f64).sqrt());
+        LONGEST * length(values.iter().map(|&v| f64::from(v))).max(0.3 * (values.len() as f64).sqrt());
     let mut directions = vec![middle];
     if norm > 0.0 {
         directions.push(own);
@@ -78,24 +83,31 @@ pub fn examine<E: From<onnx_grad::GradError>>(
     };
     for direction in directions {
         let slope: f64 = direction.iter().zip(gradient).map(|(d, g)| d * f64::from(*g)).sum();
-        let mut changes = Vec::with_capacity(CHANGES.len());
-        for share in CHANGES {
-            let step = (share * loss / slope.abs()).min(longest * share / CHANGES[0]);
-            let moved = |by: f64| -> Vec<f32> {
-                values.iter().zip(&direction).map(|(v, d)| (f64::from(*v) + by * d) as f32).collect()
-            };
-            let (ahead, behind) = (moved(step), moved(-step));
-            // Of what the rounded values really differ by.
-            let predicted = ahead
-                .iter()
-                .zip(&behind)
-                .zip(gradient)
-                .map(|((a, b), g)| (f64::from(*a) - f64::from(*b)) * f64::from(*g))
-                .sum();
-            let measured = f64::from(loss_at(&ahead)?) - f64::from(loss_at(&behind)?);
-            changes.push(Change { predicted, measured });
+        let mut changes = Vec::with_capacity(CHANGES.len() + MORE_CHANGES.len());
+        let mut judged = (Verdict::Zero, None);
+        for shares in [CHANGES, MORE_CHANGES] {
+            for share in shares {
+                let step = (share * loss / slope.abs()).min(longest * share / CHANGES[0]);
+                let moved = |by: f64| -> Vec<f32> {
+                    values.iter().zip(&direction).map(|(v, d)| (f64::from(*v) + by * d) as f32).collect()
+                };
+                let (ahead, behind) = (moved(step), moved(-step));
+                // Of what the rounded values really differ by.
+                let predicted = ahead
+                    .iter()
+                    .zip(&behind)
+                    .zip(gradient)
+                    .map(|((a, b), g)| (f64::from(*a) - f64::from(*b)) * f64::from(*g))
+                    .sum();
+                let measured = f64::from(loss_at(&ahead)?) - f64::from(loss_at(&behind)?);
+                changes.push(Change { predicted, measured });
+            }
+            judged = judge(&changes, ROUNDING * loss);
+            if judged.0 <= Verdict::Agrees {
+                break;
+            }
         }
-        let (verdict, difference) = judge(&changes, ROUNDING * loss);
+        let (verdict, difference) = judged;
         finding.verdict = finding.verdict.max(verdict);
         finding.difference = match (finding.difference, difference) {
             (Some(a), Some(b)) => Some(a.max(b)),
@@ -112,19 +124,24 @@ fn judge(changes: &[Change], rounding: f64) -> (Verdict, Option<f64>) {
         return (Verdict::Disagrees, None);
     }
     let size = |c: &Change| c.predicted.abs().max(c.measured.abs());
-    let clear: Vec<&Change> = changes.iter().filter(|c| size(c) > 16.0 * rounding).collect();
-    if clear.is_empty() {
+    let beyond =
+        |factor: f64| -> Vec<&Change> { changes.iter().filter(|c| size(c) > factor * rounding).collect() };
+    let (mut seen, mut allowance) = (beyond(CLEAR), 0.0);
+    if seen.is_empty() {
+        (seen, allowance) = (beyond(VISIBLE), rounding);
+    }
+    if seen.is_empty() {
         return (Verdict::Zero, None);
     }
     let difference = |c: &&Change| (c.predicted - c.measured).abs() / size(c);
-    let best = clear.iter().map(difference).fold(f64::INFINITY, f64::min);
-    let confirmed = |c: &&Change| (c.predicted - c.measured).abs() <= TOLERANCE * size(c) + rounding;
-    if clear.iter().any(confirmed) {
+    let best = seen.iter().map(difference).fold(f64::INFINITY, f64::min);
+    let confirmed = |c: &&Change| (c.predicted - c.measured).abs() <= TOLERANCE * size(c) + allowance;
+    if seen.iter().any(confirmed) {
         return (Verdict::Agrees, Some(best));
     }
     // Where the gradient is zero and the loss moves, there is no ratio.
     let ratios: Vec<f64> =
-        clear.iter().filter(|c| c.predicted != 0.0).map(|c| c.measured / c.predicted).collect();
+        seen.iter().filter(|c| c.predicted != 0.0).map(|c| c.measured / c.predicted).collect();
     let largest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let nearest = ratios.iter().map(|r| (r - 1.0).abs()).fold(f64::INFINITY, f64::min);
