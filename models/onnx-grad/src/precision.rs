@@ -55,6 +55,13 @@ pub const FINITE_STEPS: &str = "loss_scale.finite_steps";
 /// Operators that are faster in low precision and sum in a wider accumulator.
 const LOW: &[&str] = &["Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"];
 
+/// Those of [`LOW`] that ONNX has in bfloat16: the others only from opset 22 on.
+const LOW_BFLOAT16: &[&str] = &["Gemm", "MatMul"];
+
+/// Operators that may stay in bfloat16 between two products; many others have no such form.
+const STAY_BFLOAT16: &[&str] =
+    &["Add", "Flatten", "Identity", "Mul", "Relu", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze"];
+
 /// Operators whose results leave low precision's range or resolution.
 const HIGH: &[&str] = &[
     "BatchNormalization",
@@ -148,8 +155,11 @@ impl Casts {
     fn wants_low(&self, b: &Builder, node: &Node) -> bool {
         let is_low = |name: &&String| self.computed.contains(*name);
         let is_float = |name: &&String| is_low(name) || b.value(name).is_ok_and(|v| v.dtype == DataType::F32);
+        let is_bfloat16 = self.low == DataType::BF16;
+        let products = if is_bfloat16 { LOW_BFLOAT16 } else { LOW };
         match node.op.as_str() {
-            op if LOW.contains(&op) => node.inputs.iter().any(|i| is_float(&i)),
+            op if is_bfloat16 && !products.contains(&op) && !STAY_BFLOAT16.contains(&op) => false,
+            op if products.contains(&op) => node.inputs.iter().any(|i| is_float(&i)),
             op if HIGH.contains(&op) || op == "Cast" => false,
             // In between, a value stays in the precision it comes in; parameters and constants go along.
             _ => {

@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_grad::graph::{DataType, Graph, Tensor};
+use onnx_grad::graph::{DataType, Graph, Node, Tensor};
 use onnx_grad::{
     APPLIED, Builder, Clip, Dropout, FINITE_STEPS, GRAD_NORM, LOSS_SCALE, LossScale, Optimizer,
     ParameterGroup, Precision, Recompute, SEED, TrainSpec, TrainingGraph, derive, loss, trainable,
@@ -355,6 +355,33 @@ fn half_precision_computes_products_low_and_keeps_masters_in_f32() {
         assert_close(&half.values(name), &full.values(name), 5e-3, name);
     }
     assert_ne!(half.values("w2"), full.values("w2"), "products were not rounded");
+}
+
+#[test]
+fn bfloat16_leaves_operators_alone_that_onnx_does_not_have_in_it() {
+    let mut b = Builder::new("network", 17);
+    b.input("x", DataType::F32, vec!["batch".into(), 1.into(), 4.into(), 4.into()]).unwrap();
+    b.input("labels", DataType::F32, vec!["batch".into(), 3.into()]).unwrap();
+    b.initializer("w1", Tensor::from_f32(&[2, 1, 3, 3], &numbers(18, 1))).unwrap();
+    b.initializer("w2", Tensor::from_f32(&[8, 3], &numbers(24, 2))).unwrap();
+    let h = b.op("Conv", &["x", "w1"], &[]).unwrap();
+    let h = b.op("Tanh", &[&h], &[]).unwrap();
+    let h = b.op("Flatten", &[&h], &[]).unwrap();
+    let logits = b.op("MatMul", &[&h, "w2"], &[]).unwrap();
+    let loss = loss::cross_entropy(&mut b, &logits, "labels").unwrap();
+    b.op_named("Identity", &[&loss], &[], "loss").unwrap();
+    let graph = b.finish();
+    let training =
+        derive(&graph, &TrainSpec { precision: Precision::BFloat16, ..spec(&graph, SGD) }).unwrap();
+    // The inference of shapes knows every value's type, as ONNX Runtime would find it.
+    let typed = Builder::from_graph(training.graph.clone()).unwrap();
+    let is_low = |node: &&Node| typed.value(&node.outputs[0]).unwrap().dtype == DataType::BF16;
+    let low: BTreeSet<&str> = training.graph.nodes.iter().filter(is_low).map(|n| n.op.as_str()).collect();
+    let have_it = BTreeSet::from(["Cast", "Gemm", "MatMul", "Reshape", "Transpose"]);
+    assert!(low.contains("MatMul") && low.is_subset(&have_it), "{low:?}");
+    let products = training.graph.nodes.iter().filter(|n| ["Gemm", "MatMul"].contains(&n.op.as_str()));
+    let (low, high): (Vec<&Node>, Vec<&Node>) = products.partition(is_low);
+    assert!(low.len() >= 2 && !high.is_empty(), "the convolution's products stay: {low:?} {high:?}");
 }
 
 #[test]
