@@ -398,3 +398,100 @@ impl DistillConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TrainConfig, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// The keys whose values are refused.
+    fn refused(text: &str) -> Vec<&'static str> {
+        parse(text).unwrap().checks().filter(|(_, holds, ..)| !holds).map(|(key, ..)| key).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_derives_the_plain_step() {
+        assert_eq!(parse("").unwrap().step_options(), StepOptions::default());
+        assert_eq!(refused(""), [""; 0]);
+    }
+
+    #[test]
+    fn every_key_reaches_the_derivation() {
+        let text = r#"
+            device = "cuda"
+            freeze = ["conv1*"]
+            groups = [{ match = "fc.*", learning_rate_factor = 0.1, weight_decay = 0.0 }, { match = "*" }]
+            decay_matrices_only = true
+            clip_value = 0.5
+            micro_batches = 4
+            dropout = true
+            precision = "f16"
+            recompute = ["layer1*", "layer2*"]
+            optimizer = { name = "rmsprop", momentum = 0.5, centered = true }
+            distill = { loss = "kl", reduction = "batchmean", scale_t2 = true }
+        "#;
+        assert_eq!(refused(text), [""; 0]);
+        let options = parse(text).unwrap().step_options();
+        let pattern = |text: &str| Pattern::new(text).unwrap();
+        let group = |text: &str, learning_rate_factor, weight_decay| Group {
+            pattern: pattern(text),
+            learning_rate_factor,
+            weight_decay,
+        };
+        assert_eq!(options.freeze, [pattern("conv1*")]);
+        assert_eq!(options.groups, [group("fc.*", 0.1, Some(0.0)), group("*", 1.0, None)]);
+        assert!(options.decay_matrices_only && options.accumulate);
+        assert_eq!(options.clip, Some(Clip::Value(0.5)));
+        assert_eq!(options.dropout, Dropout::Seeded);
+        assert_eq!(options.precision, Precision::Float16(LossScale::default()));
+        assert_eq!(options.recompute, Recompute::Matching(vec![pattern("layer1*"), pattern("layer2*")]));
+        assert_eq!(options.distill, Distillation::Kl { reduction: Reduction::BatchMean, scale_t2: true });
+        let expected = onnx_grad::Optimizer::RmsProp {
+            alpha: 0.99,
+            eps: 1e-8,
+            momentum: 0.5,
+            centered: true,
+            weight_decay: 0.0,
+        };
+        assert_eq!(options.optimizer, expected);
+        assert_eq!(parse("recompute = 3").unwrap().step_options().recompute, Recompute::Parts(3));
+    }
+
+    #[test]
+    fn a_configuration_reads_as_it_was_written() {
+        let text = "freeze = [\"a*\"]\nrecompute = 3\n[[groups]]\nmatch = \"b*\"\nlearning_rate_factor = 0.5";
+        let config = parse(text).unwrap();
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_key() {
+        for (text, key) in [
+            ("precision = \"f16\"", "train.precision"),
+            ("precision = \"bf16\"\ndevice = \"cpu\"", "train.precision"),
+            ("clip_value = -1.0", "train.clip_value"),
+            ("clip_value = 1.0\nclip_norm = 2.0", "train.clip_norm"),
+            ("micro_batches = 0", "train.micro_batches"),
+            ("groups = [{ match = \"a\", learning_rate_factor = -1.0 }]", "train.groups"),
+            ("recompute = 1", "train.recompute"),
+            ("optimizer = { name = \"rmsprop\", alpha = 1.0 }", "train.optimizer"),
+            ("distill = { reduction = \"batchmean\" }", "train.distill.reduction"),
+            ("distill = { scale_t2 = true }", "train.distill.scale_t2"),
+        ] {
+            assert_eq!(refused(text), [key], "{text}");
+        }
+        for (text, says) in [
+            ("freeze = [\"a[\"]", "expected a glob pattern of names, found `a[`"),
+            ("precision = \"f8\"", "unknown variant `f8`"),
+            ("groups = [{ match = \"a\", lr = 1.0 }]", "unknown field `lr`"),
+            ("groups = [{ weight_decay = 1.0 }]", "missing field `match`"),
+            ("recompute = \"all\"", "expected a list of glob patterns or a number of segments"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn each_command_explains_its_arguments() {
-    let table: [(&[&str], &[&str]); 9] = [
+    let table: [(&[&str], &[&str]); 10] = [
         (
             &["run"],
             &["<AGENT.toml>", "--progress", "bar", "plain", "json", "one event a line on standard output"],
@@ -32,14 +32,31 @@ fn each_command_explains_its_arguments() {
         (&["testbed"], &["<LAB.toml>", "--out <FOLDER>", "runs/lab", "--progress"]),
         (&["broker"], &["--listen", "127.0.0.1:1883", "port 0 picks a free one"]),
         (&["eval"], &["<MODEL.onnx>", "--data <DATA>", "IDX files", "--json"]),
-        (&["model"], &["list", "build", "inspect", "attach-heads", "derive"]),
+        (&["model"], &["list", "build", "inspect", "attach-heads", "derive", "check"]),
         (&["model", "build"], &["<NETWORK>", "--output <MODEL.onnx>", "--seed", "--classes", "<CxHxW>"]),
         (&["model", "inspect"], &["<MODEL.onnx>", "--parameters", "whether the network can be trained"]),
         (&["model", "attach-heads"], &["<CLASSIFIER.onnx>", "PyTorch export", "--classes", "--seed"]),
         (
             &["model", "derive"],
-            &["<TRAIN.onnx>", "--loss", "mse", "kl", "--optimizer", "adamw", "--clip-norm"],
+            &[
+                "<FORWARD.onnx>",
+                "<TRAIN.onnx>",
+                "<STATE.safetensors>",
+                "cross-entropy",
+                "rmsprop",
+                "--decay-matrices-only",
+                "No weight decay on biases and the scales of norms",
+                "PATTERN:lr=0.1,weight_decay=0",
+                "--freeze <PATTERN>",
+                "--clip-norm",
+                "--clip-value",
+                "--accumulate",
+                "--dropout",
+                "bf16",
+                "--recompute-parts <N>",
+            ],
         ),
+        (&["model", "check"], &["<FORWARD.onnx>", "--logits", "--seed", "--batch", "Exit code 1 if"]),
     ];
     for (command, says) in table {
         let output = run(dkt(command.iter().chain(&["--help"])));
@@ -52,7 +69,7 @@ fn each_command_explains_its_arguments() {
 
 #[test]
 fn wrong_command_lines_are_refused_with_the_usage() {
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 13] = [
         (&[], "Usage: dkt <COMMAND>"),
         (&["--nonsense"], "unexpected argument '--nonsense'"),
         (&["train"], "unrecognized subcommand 'train'"),
@@ -61,6 +78,14 @@ fn wrong_command_lines_are_refused_with_the_usage() {
         (&["broker", "--listen", "here"], "--listen <ADDRESS:PORT>"),
         (&["model", "build", "digits-cnn"], "--output <MODEL.onnx>"),
         (&["model", "build", "digits-cnn", "-o", "x", "--input", "8x8"], "expected CHANNELSxHEIGHTxWIDTH"),
+        (&["model", "derive", "x", "-o", "y", "--group", "conv1"], "expected PATTERN:lr=FACTOR"),
+        (&["model", "derive", "x", "-o", "y", "--freeze", "a["], "expected a glob pattern of names"),
+        (
+            &["model", "derive", "x", "-o", "y", "--clip-norm", "1", "--clip-value", "1"],
+            "cannot be used with '--clip-value <BOUND>'",
+        ),
+        (&["model", "derive", "x", "-o", "y", "--recompute-parts", "1"], "1 is not in 2.."),
+        (&["model", "derive", "x", "-o", "y", "--weight-decay", "-1"], "expected 0 or a positive number"),
     ];
     for (arguments, says) in table {
         let output = run(dkt(arguments));

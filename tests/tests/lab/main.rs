@@ -15,6 +15,7 @@ mod repository;
 mod resume;
 mod runtimes;
 mod shipped;
+mod steps;
 mod testbed;
 
 use std::ffi::OsStr;

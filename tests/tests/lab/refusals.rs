@@ -98,6 +98,15 @@ fn configurations_are_refused_with_the_file_and_the_key() {
         &format!("{name}[exchange]\nchunk_bytes = 9"),
         &["`exchange.chunk_bytes`", "between 1024", "found 9"],
     );
+    check(
+        &format!("{name}[train]\nprecision = \"f16\""),
+        &["`train.precision` must be \"f32\" on the device cpu", "found \"f16\""],
+    );
+    check(
+        &format!("{name}[train]\nclip_value = 1.0\nclip_norm = 1.0"),
+        &["`train.clip_norm` must be left out where clip_value is given"],
+    );
+    check(&format!("{name}[train]\nfreeze = [\"a[\"]"), &["line 4", "glob pattern", "`a[`"]);
     check(&format!("{name}[exchange]\nbroker = \"mqtts://lab\""), &["`exchange.tls`", "mqtts://lab"]);
 }
 
@@ -212,6 +221,58 @@ fn networks_that_do_not_fit_are_refused_with_what_to_do() {
     let file = file.display().to_string();
     let output = run(dkt(["model", "attach-heads", &file, "-o", "x.onnx"]));
     check("two heads", &output, 65, &["has two heads already"]);
+}
+
+#[test]
+fn options_of_a_derivation_that_do_not_fit_are_refused_in_one_line() {
+    let case = Case::new();
+    let (file, train) = (case.path("network.onnx"), case.path("train.onnx"));
+    fs::write(&file, digits_cnn(10, [1, 8, 8]).encode()).unwrap();
+    let derive = |options: &[&str], code: i32, says: &[&str]| {
+        let mut command = dkt(["model", "derive"]);
+        command.arg(&file).arg("-o").arg(&train).args(options);
+        check(&format!("{options:?}"), &run(command), code, says);
+        assert!(!train.exists(), "{options:?}: nothing is written");
+    };
+    derive(&["--freeze", "conv9*"], 65, &["no trainable parameter matches `conv9*`", "--parameters"]);
+    derive(&["--group", "conv9*:lr=0.1"], 65, &["no trainable parameter matches `conv9*`"]);
+    derive(&["--recompute", "layer9*"], 65, &["`layer9*` is to be recomputed"]);
+    derive(&["--logits", "cl_logits", "--loss", "mse"], 2, &["--logits needs --loss cross-entropy"]);
+    derive(&["--t2"], 2, &["--t2 needs --loss kl"]);
+    derive(&["--kl-reduction", "batchmean"], 2, &["--kl-reduction needs --loss kl"]);
+    derive(&["--momentum", "0.5"], 2, &["--momentum needs --optimizer sgd or rmsprop"]);
+    derive(&["--loss", "cross-entropy", "--logits", "no"], 65, &["expected `no`", "`cl_logits` float32"]);
+    derive(&["--state", &train.display().to_string()], 2, &["train.onnx", "would be overwritten"]);
+    derive(&["--state", &file.display().to_string()], 2, &["network.onnx", "would be overwritten"]);
+    let missing = case.path("no/state.safetensors").display().to_string();
+    let output = run({
+        let mut command = dkt(["model", "derive"]);
+        command.arg(&file).arg("-o").arg(&train).args(["--state", &missing]);
+        command
+    });
+    assert_eq!(output.code, Some(74), "{output:?}");
+    assert!(output.stderr.contains("cannot write"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_checked_is_refused_with_the_reason() {
+    let case = Case::new();
+    let file = case.path("network.onnx");
+    let refused = |graph: &Graph, code: i32, says: &[&str]| {
+        fs::write(&file, graph.encode()).unwrap();
+        let output = run(dkt(["model".as_ref(), "check".as_ref(), file.as_os_str()]));
+        check(&format!("{says:?}"), &output, code, says);
+    };
+    let mut unknown = digits_cnn(10, [1, 8, 8]);
+    unknown.nodes.iter_mut().find(|n| n.op == "Relu").unwrap().op = "Nonsense".to_owned();
+    refused(&unknown, 65, &["`Nonsense`", "models/onnx-grad/OPS.md"]);
+    let mut training = digits_cnn(10, [1, 8, 8]);
+    training.metadata.insert(onnx_grad::CONTRACT_KEY.to_owned(), "2".to_owned());
+    refused(&training, 65, &["this is a training step"]);
+    let mut constant = digits_cnn(10, [1, 8, 8]);
+    constant.outputs.truncate(1);
+    constant.outputs[0].shape.push(3.into());
+    refused(&constant, 65, &["expected logits of float32 [batch, classes]"]);
 }
 
 #[test]

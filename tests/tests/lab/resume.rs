@@ -155,7 +155,9 @@ fn an_agent_with_other_settings_does_not_touch_what_was_trained() {
     let network = move |config: &mut AgentConfig| config.model.network = file.display().to_string();
     let changes: [(&str, Change); 5] = [
         ("training configuration", &|c| c.train.learning_rate = 0.5),
-        ("training configuration", &|c| c.train.optimizer = OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }),
+        ("training configuration", &|c| {
+            c.train.optimizer = OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }
+        }),
         ("data set", &|c| c.data.crop_padding = 2),
         ("agent", &|c| c.agent = "bob".parse().unwrap()),
         ("network", &network),
