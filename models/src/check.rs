@@ -125,13 +125,14 @@ fn draw(name: &str, dtype: DataType, dims: &[usize], seed: u64) -> Result<Tensor
     }
 }
 
-/// Every floating initialiser that is not trained, and why.
+/// Every floating initialiser that is read but not trained, and why.
 fn untrained(
     graph: &Graph,
     parameters: &BTreeMap<String, Tensor>,
 ) -> Vec<(String, Vec<usize>, &'static str)> {
     let mut reaches_loss = BTreeSet::from(["loss"]);
     let mut readers: HashMap<&str, Vec<(&Node, usize)>> = HashMap::new();
+    let read: BTreeSet<&String> = graph.nodes.iter().flat_map(|n| &n.inputs).collect();
     for node in graph.nodes.iter().rev().filter(|n| n.outputs.iter().any(|o| !o.is_empty())) {
         let reached = node.outputs.iter().any(|o| reaches_loss.contains(o.as_str()));
         for (i, input) in node.inputs.iter().enumerate().filter(|_| reached) {
@@ -151,7 +152,10 @@ fn untrained(
         .initializers
         .iter()
         .filter(|(name, t)| {
-            t.dtype.is_float() && !parameters.contains_key(*name) && !is_constant(graph, name, t)
+            read.contains(name)
+                && t.dtype.is_float()
+                && !parameters.contains_key(*name)
+                && !is_constant(graph, name, t)
         })
         .map(|(name, t)| (name.clone(), t.dims.clone(), why(name, t)))
         .collect()

@@ -89,10 +89,10 @@ pub fn folded_batch_norm(graph: &Graph) -> Option<String> {
     let mut with_bias = graph.nodes.iter().filter(|n| n.op == "Conv" && n.input(2).is_some()).peekable();
     with_bias.peek()?;
     let is_folded = with_bias.any(|n| n.inputs[1..].iter().any(|i| i.starts_with("onnx::Conv_")));
-    let how = if is_folded { "was" } else { "if the network has any, it was" };
+    let what = if is_folded { "batch normalisation" } else { "if the network has batch normalisation, it" };
     Some(format!(
-        "no BatchNormalization, and convolutions with biases: batch normalisation {how} probably folded into the \
-         convolutions at export, and the network trains without it; export again with \
+        "no BatchNormalization, and convolutions with biases: {what} was probably folded into the convolutions \
+         at export, and the network trains without it; export again with \
          training=torch.onnx.TrainingMode.PRESERVE, or as models/export/README.md shows"
     ))
 }
@@ -153,13 +153,13 @@ mod tests {
         }
         folded.initializers.insert("bias".to_owned(), bias);
         let note = folded_batch_norm(&folded).unwrap();
-        assert!(note.contains("if the network has any") && note.contains("PRESERVE"), "{note}");
+        assert!(note.contains("if the network has batch") && note.contains("PRESERVE"), "{note}");
         folded
             .nodes
             .iter_mut()
             .filter(|n| n.op == "Conv")
             .for_each(|n| n.inputs[1] = "onnx::Conv_34".to_owned());
-        assert!(!folded_batch_norm(&folded).unwrap().contains("if the network"));
+        assert!(!folded_batch_norm(&folded).unwrap().contains("if the network"), "named so by the exporter");
         assert!(inspect(&folded).to_text(false).contains("note "), "it is shown");
     }
 }

@@ -15,7 +15,7 @@ use crate::cli::{CliError, print};
 use crate::train::runtime::LossProbe;
 
 /// Most names shown for one reason.
-const MAX_NAMES: usize = 3;
+const MAX_NAMES: usize = 5;
 
 #[derive(Args)]
 pub(super) struct Arguments {
