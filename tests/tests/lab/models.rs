@@ -123,8 +123,11 @@ fn a_classifier_is_given_heads_and_a_training_graph_the_same_every_time() {
     }
 }
 
-/// Name, type and shape of the tensors of a safetensors file, and the values of one.
-fn tensors(file: &[u8], one: &str) -> (Vec<(String, String, Vec<u64>)>, Vec<f32>) {
+/// Name, type and shape.
+type TensorInfo = (String, String, Vec<u64>);
+
+/// The tensors of a safetensors file, and the values of one.
+fn tensors(file: &[u8], one: &str) -> (Vec<TensorInfo>, Vec<f32>) {
     let begin = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&file[8..begin]).unwrap();
     let mut tensors = Vec::new();
@@ -164,7 +167,7 @@ fn the_state_of_the_first_step_is_written_whole() {
     );
     let train = Graph::read(&folder.path().join("train.onnx")).unwrap();
     let is_state = |name: &str| train.outputs.iter().any(|o| o.name == format!("{name}.next"));
-    let mut expected: Vec<(String, String, Vec<u64>)> = train
+    let mut expected: Vec<TensorInfo> = train
         .inputs
         .iter()
         .filter(|i| is_state(&i.name))

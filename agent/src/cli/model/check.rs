@@ -18,7 +18,7 @@ use crate::train::runtime::LossProbe;
 const MAX_NAMES: usize = 5;
 
 #[derive(Args)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// The network as exported for inference
     #[arg(value_name = "FORWARD.onnx")]
     model: PathBuf,

@@ -19,7 +19,7 @@ use crate::durable;
 use crate::train::tensors;
 
 #[derive(Args)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// The network as exported for inference
     #[arg(value_name = "FORWARD.onnx")]
     model: PathBuf,
