@@ -182,8 +182,8 @@ fn networks_that_cannot_be_trained_are_refused_with_every_node() {
     let changed = graph.nodes.iter_mut().filter(|n| n.op == "Relu").take(2);
     let names: Vec<String> = changed
         .map(|node| {
-            node.op = "Celu".to_owned();
-            format!("`Celu` (ai.onnx opset 17) at node `{}`", node.name)
+            node.op = "Det".to_owned();
+            format!("`Det` (ai.onnx opset 17) at node `{}`", node.name)
         })
         .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
