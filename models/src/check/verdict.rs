@@ -19,15 +19,19 @@ const ROUNDING: f64 = 5e-7;
 const VISIBLE: f64 = 16.0;
 const CLEAR: f64 = 100.0;
 
+/// Steps, as shares of the largest, at which kinks matter little; and how many of them make an error certain.
+const SMALL: f64 = 0.1;
+const ENOUGH: usize = 3;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Neither the gradient nor the loss moves beyond rounding.
     Zero,
     /// Derivative and differences are the same.
     Agrees,
-    /// Differences at several step sizes contradict each other as much as they do the gradient.
+    /// Differences contradict each other as much as they do the gradient, or are too few to tell.
     Kink,
-    /// Differences agree with each other, and not with the gradient.
+    /// Differences at small steps agree with each other, and not with the gradient.
     Disagrees,
 }
 
@@ -47,6 +51,23 @@ pub struct Finding {
 struct Change {
     predicted: f64,
     measured: f64,
+    /// From the parameter to the side ahead.
+    ahead: f64,
+    /// Length of the step to either side, as a share of the largest.
+    step: f64,
+}
+
+impl Change {
+    /// By how much the slope is off.
+    fn error(&self) -> f64 {
+        (self.measured - self.predicted) / self.step
+    }
+
+    /// Whether the slopes to both sides have the gradient between them, as at a kink.
+    fn is_between(&self) -> bool {
+        let half = self.predicted / 2.0;
+        (self.ahead - half) * (self.measured - self.ahead - half) < 0.0
+    }
 }
 
 /// Compares `gradient` with central differences along its own direction, and along the middle between it and a
@@ -62,7 +83,8 @@ pub fn examine<E: From<onnx_grad::GradError>>(
     mut loss_at: impl FnMut(&[f32]) -> Result<f32, E>,
 ) -> Result<Finding, E> {
     let values = parameter.to_f32()?;
-    let loss = f64::from(loss_at(&values)?).abs().max(1e-3);
+    let start = f64::from(loss_at(&values)?);
+    let loss = start.abs().max(1e-3);
     let norm = length(gradient.iter().map(|&g| f64::from(g)));
     let source = Source::new(seed, name);
     let random = unit((0..values.len() as u64).map(|i| source.normal(i)).collect());
@@ -99,8 +121,9 @@ pub fn examine<E: From<onnx_grad::GradError>>(
                     .zip(gradient)
                     .map(|((a, b), g)| (f64::from(*a) - f64::from(*b)) * f64::from(*g))
                     .sum();
-                let measured = f64::from(loss_at(&ahead)?) - f64::from(loss_at(&behind)?);
-                changes.push(Change { predicted, measured });
+                let (ahead, behind) = (f64::from(loss_at(&ahead)?), f64::from(loss_at(&behind)?));
+                let step = share / CHANGES[0];
+                changes.push(Change { predicted, measured: ahead - behind, ahead: ahead - start, step });
             }
             judged = judge(&changes, ROUNDING * loss);
             if judged.0 <= Verdict::Agrees {
@@ -139,13 +162,14 @@ fn judge(changes: &[Change], rounding: f64) -> (Verdict, Option<f64>) {
     if seen.iter().any(confirmed) {
         return (Verdict::Agrees, Some(best));
     }
-    // Where the gradient is zero and the loss moves, there is no ratio.
-    let ratios: Vec<f64> =
-        seen.iter().filter(|c| c.predicted != 0.0).map(|c| c.measured / c.predicted).collect();
-    let largest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let nearest = ratios.iter().map(|r| (r - 1.0).abs()).fold(f64::INFINITY, f64::min);
-    let verdict = if nearest <= largest - smallest { Verdict::Kink } else { Verdict::Disagrees };
+    // An error of the gradient is there however small the step; kinks and curvature fade with it.
+    let small: Vec<&Change> = seen.into_iter().filter(|c| c.step <= SMALL).collect();
+    let sizes = || small.iter().map(|c| c.error().abs());
+    let is_steady = sizes().fold(f64::INFINITY, f64::min) >= 0.5 * sizes().fold(0.0, f64::max)
+        && small.windows(2).all(|pair| pair[0].error() * pair[1].error() > 0.0);
+    let is_kink = small.iter().any(|c| c.is_between());
+    let verdict =
+        if small.len() >= ENOUGH && is_steady && !is_kink { Verdict::Disagrees } else { Verdict::Kink };
     (verdict, Some(best))
 }
 
@@ -224,6 +248,12 @@ mod tests {
                 + 3.0 * (f64::from(v[0]) - 0.5).max(0.0)
         };
         assert_eq!(check([1.0, 0.0, 0.0, 0.0], kinked).verdict, Verdict::Kink);
+    }
+
+    #[test]
+    fn what_fades_with_the_step_is_no_error_of_the_gradient() {
+        let finding = check([0.0; 4], |v| 1.0 + 1e3 * (f64::from(v[0]) - 0.5).powi(3));
+        assert_eq!(finding.verdict, Verdict::Kink, "{finding:?}");
     }
 
     #[test]
