@@ -11,6 +11,7 @@ use crate::optimizer::{self, Optimizer, ParameterGroup};
 use crate::precision::{self, LOSS_SCALE, Precision};
 use crate::recompute::Recompute;
 use crate::reverse::{self, show};
+use crate::vjp::dropout::SEED;
 use crate::vjp::{BatchNorm, Dropout, Mode};
 
 /// Output, where steps can be skipped: 1 if parameters moved in this one, else 0.
@@ -99,6 +100,10 @@ pub struct TrainingGraph {
 /// [`GradError::LossNotScalar`]; what shape inference finds wrong with the graph.
 pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradError> {
     let opset = graph.opset.max(MIN_OPSET);
+    // A value of that name would be taken for the input.
+    if spec.dropout == Dropout::Seeded && defines(graph, SEED) {
+        return Err(GradError::Redefined { value: SEED.to_owned() });
+    }
     let parameters = parameters(graph, &spec.trainable)?;
     let trained: BTreeSet<&str> = parameters.keys().map(String::as_str).collect();
     let wanted: Vec<&str> = std::iter::once(spec.loss.as_str())
@@ -212,7 +217,7 @@ fn remove_unused(graph: &mut Graph) {
     let mut kept: Vec<Node> = Vec::with_capacity(graph.nodes.len());
     for node in std::mem::take(&mut graph.nodes).into_iter().rev() {
         if node.outputs.iter().any(|o| used.contains(o)) {
-            used.extend(node.inputs.iter().cloned());
+            used.extend(node.inputs.iter().filter(|i| !i.is_empty()).cloned());
             kept.push(node);
         }
     }
@@ -234,10 +239,10 @@ pub fn trainable(graph: &Graph, loss: &str) -> Result<Vec<String>, GradError> {
             continue;
         }
         let entry = crate::vjp::entry(node, graph.opset.max(MIN_OPSET));
-        for (i, input) in node.inputs.iter().enumerate().filter(|(i, _)| !entry.is_some_and(|e| e.stops(*i)))
-        {
+        let inputs = node.inputs.iter().enumerate().filter(|(i, _)| !entry.is_some_and(|e| e.stops(*i)));
+        for (_, input) in inputs {
             wanted.insert(input);
-            let learns = |t: &Tensor| t.dtype.is_float() && !t.dims.is_empty() && !is_statistic(&node.op, i);
+            let learns = |t: &Tensor| t.dtype.is_float() && !t.dims.is_empty();
             if graph.initializers.get(input).is_some_and(learns) {
                 found.insert(input.clone());
             }
@@ -252,11 +257,6 @@ pub fn trainable(graph: &Graph, loss: &str) -> Result<Vec<String>, GradError> {
     Ok(found.into_iter().collect())
 }
 
-/// Inputs that hold moving averages: they are state, but no gradient changes them.
-fn is_statistic(op: &str, input: usize) -> bool {
-    op == "BatchNormalization" && input >= 3
-}
-
 fn parameters(graph: &Graph, names: &[String]) -> Result<BTreeMap<String, Tensor>, GradError> {
     let mut parameters = BTreeMap::new();
     for name in names {
@@ -268,6 +268,12 @@ fn parameters(graph: &Graph, names: &[String]) -> Result<BTreeMap<String, Tensor
         parameters.insert(name.clone(), tensor.clone());
     }
     Ok(parameters)
+}
+
+fn defines(graph: &Graph, value: &str) -> bool {
+    graph.initializers.contains_key(value)
+        || graph.inputs.iter().any(|input| input.name == value)
+        || graph.nodes.iter().flat_map(|node| &node.outputs).any(|output| output == value)
 }
 
 fn check_loss(b: &Builder, loss: &str) -> Result<(), GradError> {

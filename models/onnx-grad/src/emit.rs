@@ -131,7 +131,11 @@ pub(crate) fn expand_like(b: &mut Builder, x: &str, like: &str) -> Result<String
 pub(crate) fn zeros_like(b: &mut Builder, like: &str) -> Result<String, GradError> {
     let dtype = b.value(like)?.dtype;
     let shape = shape_of(b, like)?;
-    b.op("ConstantOfShape", &[&shape], &[("value", Tensor::zeros(dtype, &[1]).into())])
+    // ConstantOfShape has no bfloat16 before opset 20.
+    let is_narrow = dtype == DataType::BF16 && b.opset() < 20;
+    let made = if is_narrow { DataType::F32 } else { dtype };
+    let zeros = b.op("ConstantOfShape", &[&shape], &[("value", Tensor::zeros(made, &[1]).into())])?;
+    if is_narrow { cast(b, &zeros, dtype) } else { Ok(zeros) }
 }
 
 /// The dimensions of `x` as an int64 vector, constant where all are known.

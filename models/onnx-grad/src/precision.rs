@@ -19,7 +19,8 @@ pub enum Precision {
     Full,
     /// Products in float16, with a loss scale that follows the gradients' range.
     Float16(LossScale),
-    /// Products in bfloat16, whose range needs no loss scale.
+    /// Products of matrices in bfloat16, whose range needs no loss scale. Convolutions stay in float32: ONNX has
+    /// none in bfloat16 before opset 22.
     BFloat16,
 }
 
@@ -47,6 +48,9 @@ impl Default for LossScale {
     }
 }
 
+/// The largest power of two of float32.
+const LARGEST_SCALE: f64 = (1_u128 << 127) as f64;
+
 /// State: the factor of the loss.
 pub const LOSS_SCALE: &str = "loss_scale";
 /// State: steps with finite gradients since the scale last changed.
@@ -62,14 +66,16 @@ const LOW_BFLOAT16: &[&str] = &["Gemm", "MatMul"];
 const STAY_BFLOAT16: &[&str] =
     &["Add", "Flatten", "Identity", "Mul", "Relu", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze"];
 
-/// Operators whose results leave low precision's range or resolution.
+/// Operators whose results leave low precision's range or resolution, and those that have no float16.
 const HIGH: &[&str] = &[
     "BatchNormalization",
+    "Celu",
     "CumSum",
     "Exp",
     "GlobalAveragePool",
     "GroupNormalization",
     "InstanceNormalization",
+    "IsInf",
     "LRN",
     "LayerNormalization",
     "Log",
@@ -78,6 +84,7 @@ const HIGH: &[&str] = &[
     "MeanVarianceNormalization",
     "Mish",
     "Pow",
+    "Range",
     "Reciprocal",
     "ReduceL1",
     "ReduceL2",
@@ -114,8 +121,9 @@ pub(crate) fn lower(graph: &Graph, low: DataType, keep: &[&str]) -> Result<Graph
         let computed_low = cast.wants_low(&b, node);
         let mut node = node.clone();
         for i in 0..node.inputs.len() {
-            if !keeps_its_type(&node.op, i) && !node.inputs[i].is_empty() {
-                node.inputs[i] = cast.to(&mut b, &node.inputs[i], computed_low)?;
+            if !node.inputs[i].is_empty() {
+                let low = computed_low && !keeps_its_type(&node.op, i);
+                node.inputs[i] = cast.to(&mut b, &node.inputs[i], low)?;
             }
         }
         let names = node.outputs.clone();
@@ -214,8 +222,9 @@ pub(crate) fn update_loss_scale(
     let grown = b.op("Where", &[&grows, &two, &one], &[])?;
     let factor = b.op("Where", &[finite, &grown, &half], &[])?;
     let scale = b.op("Mul", &[LOSS_SCALE, &factor], &[])?;
-    // Below 1 it would no longer help, and it would never come back from 0.
-    let scale = b.op("Max", &[&scale, &one], &[])?;
+    // Below 1 it would no longer help, and it would never come back from 0 or from infinity.
+    let largest = b.scalar(DataType::F32, LARGEST_SCALE)?;
+    let scale = b.op("Clip", &[&scale, &one, &largest], &[])?;
     let counts = b.op("Not", &[&grows], &[])?;
     let counts = b.op("And", &[&counts, finite], &[])?;
     let steps = b.op("Where", &[&counts, &steps, &zero], &[])?;

@@ -13,6 +13,10 @@ use crate::vjp::Mode;
 /// Ends the names of nodes and values of a second computation.
 pub(crate) const RECOMPUTED: &str = ".recomputed";
 
+/// Operators that give something else when they run again: their results are kept.
+const DRAWS: &[&str] =
+    &["Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
+
 /// Which forward nodes run twice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Recompute {
@@ -83,6 +87,7 @@ impl Plan {
                 segment_of.extend((0..n_recomputed).map(|i| (i, i / size)));
             }
         }
+        segment_of.retain(|&i, _| !DRAWS.contains(&nodes[i].op.as_str()));
         let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
         for i in 0..nodes.len() {
             if let Some(&segment) = segment_of.get(&i) {
@@ -94,6 +99,7 @@ impl Plan {
 
     /// The second computation of the segment that node `i` is in, emitted when it is first asked for.
     ///
+    /// `on_path` are the values that gradients pass through: their nodes are lowered, as in the first computation.
     /// `dy` is a gradient that is known by now. What enters the segment has a zero made from it added, so that a
     /// runtime can neither compute the segment before nor merge it with the first computation.
     pub(crate) fn recomputed(
@@ -102,12 +108,13 @@ impl Plan {
         nodes: &[Node],
         i: usize,
         dy: &str,
+        on_path: &HashSet<&str>,
         mode: &Mode,
     ) -> Result<Option<&Recomputed>, GradError> {
         let Some(&segment) = self.segment_of.get(&i) else { return Ok(None) };
         if !self.done.contains_key(&segment) {
             let members: Vec<&Node> = self.members[&segment].iter().map(|&i| &nodes[i]).collect();
-            let recomputed = compute_again(b, &members, segment, dy, mode)?;
+            let recomputed = compute_again(b, &members, segment, dy, on_path, mode)?;
             self.done.insert(segment, recomputed);
         }
         Ok(self.done.get(&segment))
@@ -119,6 +126,7 @@ fn compute_again(
     members: &[&Node],
     segment: usize,
     dy: &str,
+    on_path: &HashSet<&str>,
     mode: &Mode,
 ) -> Result<Recomputed, GradError> {
     b.set_scope(&format!("recompute_{segment}"));
@@ -149,7 +157,8 @@ fn compute_again(
         }
         let copy = Node { name: format!("{}{RECOMPUTED}", node.name), ..again.node(node) };
         // Statistics that the second computation moves are left behind: the first one's count.
-        let lowered = reverse::emit_forward(b, &copy, true, mode)?;
+        let on_path = node.outputs.iter().any(|o| on_path.contains(o.as_str()));
+        let lowered = reverse::emit_forward(b, &copy, on_path, mode)?;
         again.saved.insert(node.first_output().to_owned(), lowered.saved);
     }
     Ok(again)

@@ -52,7 +52,7 @@ pub(crate) fn copy_forward(
     let mut kept = Vec::new();
     for node in graph.nodes.iter().rev() {
         if node.outputs.iter().any(|o| needed.contains(o.as_str())) {
-            needed.extend(node.inputs.iter().map(String::as_str));
+            needed.extend(node.inputs.iter().map(String::as_str).filter(|i| !i.is_empty()));
             kept.push(node.clone());
         }
     }
@@ -183,7 +183,7 @@ pub(crate) fn differentiate(
             continue;
         }
         let known = dy.iter().flatten().next().expect("invariant: some output has a gradient");
-        let again = plan.recomputed(builder, nodes, position, known, mode)?;
+        let again = plan.recomputed(builder, nodes, position, known, &reached, mode)?;
         let copy = again.map(|again| again.node(node));
         let saved = again.map_or(&*saved, |again| &again.saved);
         let kept = saved.get(node.first_output()).unwrap_or(&nothing_saved);

@@ -126,7 +126,25 @@ fn optimisers_follow_their_definitions() {
             p - LR * m_hat / (v_hat.sqrt() + 1e-8)
         })
     };
+    let rms_prop = |momentum: f64, centered: bool, weight_decay: f64| -> Reference {
+        let (mut v, mut mean, mut velocity) = (0.0, 0.0, 0.0);
+        Box::new(move |p, g, _| {
+            let g = g + weight_decay * p;
+            v = 0.9 * v + 0.1 * g * g;
+            mean = 0.9 * mean + 0.1 * g;
+            let variance: f64 = if centered { v - mean * mean } else { v };
+            velocity = momentum * velocity + g / (variance.sqrt() + 1e-8);
+            p - LR * velocity
+        })
+    };
     let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
+    let rms = |momentum, centered, weight_decay| Optimizer::RmsProp {
+        alpha: 0.9,
+        eps,
+        momentum,
+        centered,
+        weight_decay,
+    };
     let cases: Vec<(Optimizer, Reference)> = vec![
         (Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }, sgd(0.0, false, 0.0)),
         (Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.01 }, sgd(0.9, false, 0.01)),
@@ -134,6 +152,9 @@ fn optimisers_follow_their_definitions() {
         (Optimizer::Adam { beta1, beta2, eps, weight_decay: 0.0 }, adam(0.0, false)),
         (Optimizer::Adam { beta1, beta2, eps, weight_decay: 0.05 }, adam(0.05, false)),
         (Optimizer::AdamW { beta1, beta2, eps, weight_decay: 0.05 }, adam(0.05, true)),
+        (rms(0.0, false, 0.0), rms_prop(0.0, false, 0.0)),
+        (rms(0.5, false, 0.05), rms_prop(0.5, false, 0.05)),
+        (rms(0.5, true, 0.05), rms_prop(0.5, true, 0.05)),
     ];
     for (optimizer, mut reference) in cases {
         let (graph, loss) = linear(&[0.0], &[1.5]);
@@ -146,6 +167,19 @@ fn optimisers_follow_their_definitions() {
             let error = (f64::from(found) - expected).abs() / expected.abs();
             assert!(error < 1e-6, "{optimizer:?}, step {step}: expected {expected}, found {found}");
         }
+    }
+}
+
+#[test]
+fn a_gradient_that_stays_the_same_leaves_centered_rms_prop_finite() {
+    let (graph, loss) = linear(&[0.0; 4], &[0.0; 4]);
+    let centered =
+        Optimizer::RmsProp { alpha: 0.5, eps: 1e-8, momentum: 0.0, centered: true, weight_decay: 0.0 };
+    let mut trainer = Trainer::new(&derive(&graph, &spec(&graph, &loss, centered)).unwrap());
+    for _ in 0..60 {
+        trainer.step(&[("g", Tensor::from_f32(&[4], &[0.1, 0.3, 0.7, 1.1]))], 1e-12);
+        let p = trainer.state["p"].to_f32().unwrap();
+        assert!(p.iter().all(|p| p.is_finite()), "{p:?}");
     }
 }
 

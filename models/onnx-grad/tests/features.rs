@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_grad::graph::{DataType, Graph, Node, Tensor};
 use onnx_grad::{
-    APPLIED, Builder, Clip, Dropout, FINITE_STEPS, GRAD_NORM, LOSS_SCALE, LossScale, Optimizer,
+    APPLIED, Builder, Clip, Dropout, FINITE_STEPS, GRAD_NORM, GradError, LOSS_SCALE, LossScale, Optimizer,
     ParameterGroup, Precision, Recompute, SEED, TrainSpec, TrainingGraph, derive, loss, trainable,
 };
 use support::Runner;
@@ -221,6 +221,94 @@ fn recomputed_segments_change_nothing_but_what_is_kept() {
     assert!(error.to_string().contains("`layer9*`"), "{error}");
 }
 
+#[test]
+fn recomputation_leaves_frozen_layers_as_they_are() {
+    let mut b = Builder::new("frozen", 17);
+    b.input("x", DataType::F32, vec!["batch".into(), 6.into()]).unwrap();
+    for (name, value) in [("scale", 1.0), ("shift", 0.5), ("mean", 0.25), ("var", 4.0)] {
+        b.initializer(name, Tensor::from_f32(&[6], &[value; 6])).unwrap();
+    }
+    b.initializer("w", Tensor::from_f32(&[6, 6], &numbers(36, 2))).unwrap();
+    let statistics = ["x", "scale", "shift", "mean", "var"];
+    b.op_named("BatchNormalization", &statistics, &[], "part/norm").unwrap();
+    b.op_named("MatMul", &["part/norm", "w"], &[], "part/product").unwrap();
+    let y = b.op("Exp", &["part/product"], &[]).unwrap();
+    b.op_named("ReduceMean", &[&y], &[("keepdims", 0_i64.into())], "loss").unwrap();
+    let graph = b.finish();
+    let plain = TrainSpec::new("loss", vec!["w".to_owned()], SGD);
+    let recompute = Recompute::Matching(vec![glob::Pattern::new("part/*").unwrap()]);
+    let again = TrainSpec { recompute, ..plain.clone() };
+    let [kept, again] = [plain, again].map(|spec| {
+        let mut trainer = Trainer::new(&derive(&graph, &spec).unwrap());
+        trainer.step(&rows(0, 16));
+        trainer.values("w")
+    });
+    assert_eq!(again, kept, "no gradient reaches the norm: it stays in inference");
+}
+
+#[test]
+fn recomputation_does_not_draw_again() {
+    let graph = network(|b, h| {
+        let noise = b.op_named("RandomNormalLike", &[h], &[], "middle/noise").unwrap();
+        b.op_named("Mul", &[h, &noise], &[], "middle/noisy").unwrap()
+    });
+    let recompute = Recompute::Matching(vec![glob::Pattern::new("middle/*").unwrap()]);
+    let training = derive(&graph, &TrainSpec { recompute, ..spec(&graph, SGD) }).unwrap();
+    let draws = training.graph.nodes.iter().filter(|n| n.op == "RandomNormalLike").count();
+    assert_eq!(draws, 1);
+}
+
+#[test]
+fn names_that_a_training_graph_needs_are_refused() {
+    let everything = |graph: &Graph| TrainSpec {
+        accumulate: true,
+        dropout: Dropout::Seeded,
+        precision: Precision::Float16(LossScale::default()),
+        ..spec(
+            graph,
+            Optimizer::RmsProp { alpha: 0.99, eps: 1e-8, momentum: 0.9, centered: true, weight_decay: 0.0 },
+        )
+    };
+    for name in [
+        SEED,
+        LOSS_SCALE,
+        FINITE_STEPS,
+        APPLIED,
+        GRAD_NORM,
+        "learning_rate",
+        "step",
+        "micro_batch_weight",
+        "micro_batch_last",
+        "w1.next",
+        "w1.accumulated",
+        "w1.v",
+        "w1.mean",
+        "w1.momentum",
+    ] {
+        let forward = |dtype: DataType| {
+            let mut graph = network(dropout);
+            let shape = Vec::new();
+            graph.inputs.push(onnx_grad::graph::ValueInfo { name: name.to_owned(), dtype, shape });
+            derive(&graph, &everything(&graph))
+        };
+        for dtype in [DataType::F32, DataType::I64] {
+            let error = forward(dtype).unwrap_err();
+            assert!(matches!(&error, GradError::Redefined { value } if value == name), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn dropout_that_is_off_needs_no_ratio() {
+    let graph = network(|b, h| {
+        let ratio = b.op("ReduceMax", &[h], &[("keepdims", 0_i64.into())]).unwrap();
+        b.op_named("Dropout", &[h, &ratio], &[], "dropped").unwrap()
+    });
+    derive(&graph, &spec(&graph, SGD)).unwrap();
+    let error = derive(&graph, &TrainSpec { dropout: Dropout::Seeded, ..spec(&graph, SGD) }).unwrap_err();
+    assert!(error.to_string().contains("a constant `ratio`"), "{error}");
+}
+
 fn dropout(b: &mut Builder, x: &str) -> String {
     let ratio = b.constant(Tensor::from_f32(&[], &[0.25])).unwrap();
     b.op_named("Dropout", &[x, &ratio], &[], "dropped").unwrap()
@@ -407,6 +495,21 @@ fn a_step_that_overflows_is_skipped_and_halves_the_scale() {
     let skipped = (0..40).take_while(|_| value(&half.step(&feeds), APPLIED) == 0.0).count();
     assert!((1..39).contains(&skipped), "{skipped} more steps until the scale fits");
     assert_ne!(half.state["w1"], before["w1"]);
+}
+
+#[test]
+fn the_loss_scale_stays_finite() {
+    let graph = plain();
+    let precision = Precision::Float16(LossScale { init: 2.0_f32.powi(126), growth_interval: 1 });
+    let mut half = Trainer::new(&derive(&graph, &TrainSpec { precision, ..spec(&graph, SGD) }).unwrap());
+    // So small a loss that its gradient is finite at any scale.
+    let mut feeds = rows(0, 16);
+    let labels: Vec<f32> = feeds[1].1.to_f32().unwrap().iter().map(|v| v * 1e-34).collect();
+    feeds[1].1 = Tensor::from_f32(&[16, 3], &labels);
+    for _ in 0..4 {
+        assert_eq!(value(&half.step(&feeds), APPLIED), 1.0);
+        assert_eq!(half.values(LOSS_SCALE), [2.0_f32.powi(127)]);
+    }
 }
 
 #[test]

@@ -32,7 +32,10 @@ pub(super) fn update(
         let [kept, taken] = averaged(b, &mean, &gradient, constants.alpha)?;
         let mean_next = group.next(b, &mean, "Add", &[&kept, &taken])?;
         let square = b.op("Mul", &[&mean_next, &mean_next], &[])?;
-        variance = b.op("Sub", &[&v_next, &square], &[])?;
+        let difference = b.op("Sub", &[&v_next, &square], &[])?;
+        // Rounding takes it below zero where the gradient stays the same.
+        let zero = b.scalar(init.dtype, 0.0)?;
+        variance = b.op("Max", &[&difference, &zero], &[])?;
         updates.push((mean, mean_init, mean_next));
     }
     let root = b.op("Sqrt", &[&variance], &[])?;

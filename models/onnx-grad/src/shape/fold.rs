@@ -33,6 +33,18 @@ pub(super) fn fold(
     dtype: DataType,
     dims: &[usize],
 ) -> Option<Vec<Int>> {
+    evaluate(node, inputs, dtype, dims)?.into_iter().map(|int| held(int, dtype)).collect()
+}
+
+/// `int` as an element of type `dtype`; `None` where it does not fit.
+fn held(int: Int, dtype: DataType) -> Option<Int> {
+    match dtype {
+        DataType::I32 => int.number().is_none_or(|n| i32::try_from(n).is_ok()).then_some(int),
+        _ => Some(int),
+    }
+}
+
+fn evaluate(node: &Node, inputs: &[Option<Known<'_>>], dtype: DataType, dims: &[usize]) -> Option<Vec<Int>> {
     let n_elements = dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))?;
     if n_elements > MAX_ELEMENTS {
         return None;
@@ -51,7 +63,7 @@ pub(super) fn fold(
         "Mul" => zip(x(0)?, x(1)?, dims, Int::checked_mul),
         "Div" => zip(x(0)?, x(1)?, dims, Int::checked_div),
         "Mod" if node.int("fmod", 0).ok()? == 0 => {
-            zip(x(0)?, x(1)?, dims, |a, b| Some(Int::from(a.number()?.checked_rem_euclid(b.number()?)?)))
+            zip(x(0)?, x(1)?, dims, |a, b| modulo(a.number()?, b.number()?).map(Int::from))
         }
         "Max" if inputs.len() == 2 => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a.max(b))),
         "Min" if inputs.len() == 2 => zip(x(0)?, x(1)?, dims, |a, b| numbers(a, b, |a, b| a.min(b))),
@@ -93,6 +105,12 @@ fn cast(to: DataType, x: Known<'_>) -> Option<Vec<Int>> {
 
 fn truth(value: bool) -> Int {
     Int::from(i64::from(value))
+}
+
+/// The rest that has the divisor's sign.
+fn modulo(a: i64, b: i64) -> Option<i64> {
+    let rest = a.checked_rem(b)?;
+    Some(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest })
 }
 
 fn numbers(a: &Int, b: &Int, f: impl Fn(i64, i64) -> i64) -> Option<Int> {

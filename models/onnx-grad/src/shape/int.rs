@@ -4,7 +4,7 @@
 
 use crate::graph::Dim;
 
-/// `factor` times the product of `symbols`; a plain number where there are none.
+/// `factor` times the product of `symbols`; a plain number where there are none, as where `factor` is 0.
 ///
 /// A symbol stands for a number that is at least 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,14 @@ pub struct Int {
 const MAX_SYMBOLS: usize = 8;
 
 impl Int {
+    fn new(factor: i64, mut symbols: Vec<String>) -> Self {
+        if factor == 0 {
+            symbols.clear();
+        }
+        symbols.sort_unstable();
+        Int { factor, symbols }
+    }
+
     /// Bytes in memory.
     pub(crate) fn size_bytes(&self) -> usize {
         size_of::<Int>() + self.symbols.iter().map(|s| size_of::<String>() + s.len()).sum::<usize>()
@@ -30,7 +38,7 @@ impl Int {
     /// As a dimension: a size, or a name such as `batch` or `4*batch`. `None` if negative.
     pub(crate) fn to_dim(&self) -> Option<Dim> {
         let factor = usize::try_from(self.factor).ok()?;
-        if self.symbols.is_empty() || factor == 0 {
+        if self.symbols.is_empty() {
             return Some(Dim::Size(factor));
         }
         let product = self.symbols.join("*");
@@ -47,19 +55,18 @@ impl Int {
             (_, 0) => Some(self.clone()),
             (0, _) => Some(other.clone()),
             (a, b) if self.symbols == other.symbols => {
-                Some(Int { factor: a.checked_add(b)?, ..self.clone() })
+                Some(Int::new(a.checked_add(b)?, self.symbols.clone()))
             }
             _ => None,
         }
     }
 
     pub(crate) fn checked_mul(&self, other: &Int) -> Option<Int> {
-        let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
+        let symbols = [self.symbols.as_slice(), &other.symbols].concat();
         if symbols.len() > MAX_SYMBOLS {
             return None;
         }
-        symbols.sort_unstable();
-        Some(Int { factor: self.factor.checked_mul(other.factor)?, symbols })
+        Some(Int::new(self.factor.checked_mul(other.factor)?, symbols))
     }
 
     /// Division that leaves no rest, or of two plain numbers, rounded towards zero as ONNX's `Div` does.
@@ -115,8 +122,7 @@ impl From<&Dim> for Int {
                 Err(_) => int.symbols.push(part.to_owned()),
             }
         }
-        int.symbols.sort_unstable();
-        int
+        Int::new(int.factor, int.symbols)
     }
 }
 
@@ -154,6 +160,8 @@ mod tests {
         assert_eq!(windows.checked_div(&Int::from(3)), None, "a rest that depends on the batch");
         assert_eq!(batch.checked_div(&int("n")), None);
         assert_eq!(windows.checked_add(&batch), Some(int("5*batch")));
+        assert_eq!(batch.checked_add(&batch.checked_neg().unwrap()), Some(Int::from(0)));
+        assert_eq!(batch.checked_mul(&Int::from(0)), Some(Int::from(0)));
         assert_eq!(batch.checked_add(&four), None);
         assert_eq!(batch.checked_add(&Int::from(0)), Some(batch.clone()));
         assert_eq!(Int::from(-7).checked_div(&Int::from(2)), Some(Int::from(-3)), "towards zero");

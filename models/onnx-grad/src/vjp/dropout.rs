@@ -25,12 +25,13 @@ const MULTIPLIER: i64 = 48_271;
 pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered, GradError> {
     let (x, y) = (&node.inputs[0], &node.outputs[0]);
     let ratio = match node.input(1) {
+        _ if mode.dropout == Dropout::Off => 0.0,
         None => 0.5,
         Some(name) => ratio(b, name).ok_or_else(|| {
             emit::shape_error(node, "a constant `ratio` of at least 0 and less than 1", format!("`{name}`"))
         })?,
     };
-    if mode.dropout == Dropout::Off || ratio == 0.0 {
+    if ratio == 0.0 {
         b.op_named("Identity", &[x], &[], y)?;
         if let Some(mask) = node.output(1) {
             let shape = emit::shape_of(b, x)?;
