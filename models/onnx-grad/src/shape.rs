@@ -442,7 +442,11 @@ fn logical(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 }
 
 fn r#where(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
-    one(c.x(1)?.dtype, broadcast_all(c, 0)?)
+    let (dtype, other) = (c.x(1)?.dtype, c.x(2)?.dtype);
+    if dtype != other {
+        return Err(c.error("branches of one type", format!("{dtype} and {other}")));
+    }
+    one(dtype, broadcast_all(c, 0)?)
 }
 
 /// The tensor that a `Constant` node gives, whatever attribute holds it.

@@ -43,7 +43,8 @@ pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let (from, to) = (int::product(&x.shape), int::product(&shape));
     match (inferred, from, to) {
         (Some(i), Some(from), Some(to)) => {
-            shape[i] = match from.checked_div(&to).and_then(|n| n.to_dim()) {
+            let exact = from.checked_div(&to).filter(|n| n.checked_mul(&to).as_ref() == Some(&from));
+            shape[i] = match exact.and_then(|n| n.to_dim()) {
                 Some(dim) => dim,
                 None if from.number().is_some() && to.number().is_some() => return Err(refuse()),
                 None => c.unknown_dim(i),
@@ -98,7 +99,7 @@ pub(super) fn concat(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
         total = total.zip(other[axis].size()).map(|(a, b)| a + b);
     }
     shape[axis] = total.map_or_else(|| c.unknown_dim(axis), Dim::Size);
-    one(first.dtype, shape)
+    one(super::require_one_type(c)?, shape)
 }
 
 /// Axes from an attribute before `since`, from an input afterwards.
