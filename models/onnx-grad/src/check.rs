@@ -76,7 +76,8 @@ pub fn gradients(
     let opset = graph.opset.max(MIN_OPSET);
     let mut forward =
         reverse::copy_forward(graph, opset, &wanted, &values, &Mode { batch_norm, ..Mode::default() })?;
-    let gradients = reverse::differentiate(&mut forward, loss, None, &values, &Recompute::Nothing)?;
+    let mut gradients = reverse::differentiate(&mut forward, loss, None, &values, &Recompute::Nothing)?;
+    gradients.sort_unstable();
     let b = &mut forward.builder;
     for output in outputs {
         b.output(output)?;

@@ -24,8 +24,11 @@ pub enum Clip {
     Value(f32),
 }
 
-/// Gradients by parameter.
-pub(crate) type Gradients = BTreeMap<String, String>;
+/// (parameter, gradient), in the order in which the forward graph reads the parameters.
+///
+/// Of nodes that could run next, ONNX Runtime runs what the later ones need first. In this order it comes to the
+/// gradients of the last layers first, as they become known, and holds no activation longer than its layer needs.
+pub(crate) type Gradients = Vec<(String, String)>;
 
 /// Divides the gradients by the loss's scale.
 pub(crate) fn unscale(
@@ -49,7 +52,7 @@ pub(crate) fn accumulate(
 ) -> Result<(Gradients, Vec<Update>), GradError> {
     b.set_scope("accumulate");
     b.input(MICRO_BATCH_WEIGHT, DataType::F32, Vec::new())?;
-    let (mut sums, mut state) = (BTreeMap::new(), Vec::new());
+    let (mut sums, mut state) = (Vec::new(), Vec::new());
     for (parameter, gradient) in gradients {
         let init = &parameters[parameter];
         let name = format!("{parameter}.accumulated");
@@ -60,7 +63,7 @@ pub(crate) fn accumulate(
         let zero = b.scalar(init.dtype, 0.0)?;
         let next = b.op_named("Where", &[is_last, &zero, &sum], &[], &format!("{name}.next"))?;
         state.push((name, Tensor::zeros(init.dtype, &init.dims), next));
-        sums.insert(parameter.clone(), sum);
+        sums.push((parameter.clone(), sum));
     }
     Ok((sums, state))
 }
@@ -69,7 +72,7 @@ pub(crate) fn accumulate(
 pub(crate) fn norm(b: &mut Builder, gradients: &Gradients) -> Result<(), GradError> {
     b.set_scope("norm");
     let mut squares = Vec::new();
-    for gradient in gradients.values() {
+    for (_, gradient) in gradients {
         squares.push(b.op("ReduceSumSquare", &[gradient], &[("keepdims", 0_i64.into())])?);
     }
     let squares: Vec<&str> = squares.iter().map(String::as_str).collect();

@@ -12,6 +12,7 @@ use std::collections::btree_map::Entry;
 
 use crate::builder::Builder;
 use crate::error::GradError;
+use crate::gradients::Gradients;
 use crate::graph::{DataType, Tensor};
 
 /// Optimiser and constants, PyTorch's names and semantics (`torch.optim`).
@@ -95,7 +96,7 @@ pub(crate) fn update(
     b: &mut Builder,
     optimizer: &Optimizer,
     groups: &[ParameterGroup],
-    gradients: &BTreeMap<String, String>,
+    gradients: &Gradients,
     parameters: &BTreeMap<String, Tensor>,
     apply: Option<&str>,
 ) -> Result<Vec<Update>, GradError> {

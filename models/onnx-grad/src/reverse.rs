@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::builder::{self, Builder};
 use crate::error::{GradError, UnsupportedNode};
+use crate::gradients::Gradients;
 use crate::graph::{Graph, Node, Shape};
 use crate::recompute::{Plan, Recompute};
 use crate::vjp::{self, How, Lowered, Mode, Vjp};
@@ -152,7 +153,7 @@ pub(crate) fn differentiate(
     seed: Option<&str>,
     parameters: &BTreeSet<&str>,
     recompute: &Recompute,
-) -> Result<BTreeMap<String, String>, GradError> {
+) -> Result<Gradients, GradError> {
     let Forward { builder, nodes, saved, mode, .. } = forward;
     let reached = depends_on(nodes, parameters, builder.opset());
     refuse_unsupported(builder, nodes, &reached, loss)?;
@@ -197,13 +198,26 @@ pub(crate) fn differentiate(
             }
         }
     }
-    let mut gradients = BTreeMap::new();
-    for &parameter in parameters {
+    let mut gradients = Vec::with_capacity(parameters.len());
+    for parameter in by_first_use(nodes, parameters) {
         let gradient = accumulate(builder, parameter, &mut contributions)?
             .ok_or(GradError::NotTrainable { name: parameter.to_owned(), found: "one that does not" })?;
-        gradients.insert(parameter.to_owned(), gradient);
+        gradients.push((parameter.to_owned(), gradient));
     }
     Ok(gradients)
+}
+
+/// The parameters in the order in which the nodes read them first.
+fn by_first_use<'a>(nodes: &[Node], parameters: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    let mut first_use = HashMap::new();
+    for (position, node) in nodes.iter().enumerate() {
+        for input in &node.inputs {
+            first_use.entry(input.as_str()).or_insert(position);
+        }
+    }
+    let mut ordered: Vec<&str> = parameters.iter().copied().collect();
+    ordered.sort_by_key(|parameter| first_use.get(parameter).copied().unwrap_or(nodes.len()));
+    ordered
 }
 
 /// The nodes between the parameters and the loss that have no rule, all of them.

@@ -222,6 +222,31 @@ fn recomputed_segments_change_nothing_but_what_is_kept() {
 }
 
 #[test]
+fn gradients_are_taken_in_the_order_of_the_layers() {
+    let mut b = Builder::new("names", 17);
+    b.input("x", DataType::F32, vec!["batch".into(), 6.into()]).unwrap();
+    let mut h = "x".to_owned();
+    for name in ["stem", "middle", "head"] {
+        b.initializer(name, Tensor::from_f32(&[6, 6], &numbers(36, 2))).unwrap();
+        h = b.op("MatMul", &[&h, name], &[]).unwrap();
+        h = b.op("Tanh", &[&h], &[]).unwrap();
+    }
+    b.op_named("ReduceMean", &[&h], &[("keepdims", 0_i64.into())], "loss").unwrap();
+    let graph = b.finish();
+    let training =
+        derive(&graph, &spec(&graph, Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }));
+    // The runtime goes from the last node of the norm back: it must meet the last layer's gradient first, or
+    // it computes all activations again before it needs any.
+    let training = training.unwrap();
+    let squares = training.graph.nodes.iter().filter(|n| n.op == "ReduceSumSquare").map(|n| &n.inputs[0]);
+    let made = |value: &String| training.graph.nodes.iter().position(|n| n.outputs.contains(value)).unwrap();
+    let positions: Vec<usize> = squares.map(made).collect();
+    assert!(positions.is_sorted_by(|a, b| a > b) && positions.len() == 3, "{positions:?}");
+    let state: Vec<&str> = training.state.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(state, ["stem", "middle", "head"]);
+}
+
+#[test]
 fn recomputation_leaves_frozen_layers_as_they_are() {
     let mut b = Builder::new("frozen", 17);
     b.input("x", DataType::F32, vec!["batch".into(), 6.into()]).unwrap();
