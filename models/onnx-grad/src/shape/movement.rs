@@ -219,7 +219,8 @@ pub(crate) fn picked(start: i64, end: i64, step: i64, size: usize) -> Picked {
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     let from_front = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
     let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
-    let start = from_front(start).clamp(low, high);
+    // A start before the first element is the first one, whichever way the slice goes.
+    let start = from_front(start).clamp(0.min(high), high);
     let end = from_front(end).clamp(low, high);
     let n = if step > 0 { range_len(start, end, step) } else { range_len(end, start, step.saturating_neg()) };
     let n = n.unwrap_or(0);
