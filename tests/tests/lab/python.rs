@@ -74,6 +74,17 @@ fn every_training_graph_passes_the_checker_of_the_specification() {
     let single = model_with_one_head();
     let step = derive_classifier(&single, None, &StepOptions::default()).unwrap();
     files.push(write(folder.path(), "single", &step.graph));
+    // Both of PyTorch's exporters, the oldest and the newest opset.
+    let exports = repository("models/export/reference/architectures");
+    for entry in fs::read_dir(exports).unwrap() {
+        let (path, name) = entry.map(|e| (e.path(), e.file_name().into_string().unwrap())).unwrap();
+        if name.ends_with(".script13.onnx") || name.ends_with(".dynamo21.onnx") {
+            let graph = Graph::read(&path).unwrap();
+            let step = derive_classifier(&graph, None, &StepOptions::default())
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            files.push(write(folder.path(), &name, &step.graph));
+        }
+    }
     let mut arguments = vec![repository("tests/python/check_models.py")];
     let n_files = files.len();
     arguments.extend(files);
@@ -89,4 +100,44 @@ fn model_with_one_head() -> Graph {
     graph.outputs.retain(|o| o.name == "cl_logits");
     graph.initializers.retain(|name, _| !name.starts_with("student_head"));
     graph
+}
+
+/// The first Python block of docs/training-graph.md.
+fn example() -> String {
+    let page = fs::read_to_string(repository("docs/training-graph.md")).unwrap();
+    let (_, after) = page.split_once("```python\n").expect("the page has an example");
+    after.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_example_of_the_contract_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("example.py"), example()).unwrap();
+    fs::write(path("single.onnx"), model_with_one_head().encode()).unwrap();
+    fs::copy(repository("models/zoo/digits-cnn.onnx"), path("dual.onnx")).unwrap();
+    for (model, options) in [
+        ("dual.onnx", "--optimizer adam"),
+        ("single.onnx", "--optimizer rmsprop --accumulate --dropout --clip-value 1"),
+    ] {
+        let mut derive =
+            crate::dkt(["model", "derive", model, "-o", "train.onnx", "--state", "state.safetensors"]);
+        derive.args(options.split(' ')).current_dir(&folder);
+        let output = run(derive);
+        assert_eq!(output.code, Some(0), "{options}: {}", output.stderr);
+        let before = fs::read(path("state.safetensors")).unwrap();
+        let mut example = python(["example.py", "train.onnx", "state.safetensors"]);
+        example.current_dir(&folder);
+        let output = run(example);
+        assert_eq!(output.code, Some(0), "{options}: {}", output.stderr);
+        let losses: Vec<f32> = output
+            .stdout
+            .lines()
+            .filter_map(|line| line.split("loss ").nth(1)?.split(',').next()?.parse().ok())
+            .collect();
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+        assert_eq!(losses.len(), 80, "{}", output.stdout);
+        assert!(mean(&losses[60..]) < mean(&losses[..20]), "{options}: it does not learn: {losses:?}");
+        assert!(fs::read(path("state.safetensors")).unwrap() != before, "{options}: the state was not saved");
+    }
 }
