@@ -1,4 +1,4 @@
-"""Makes the fixtures of models/onnx-grad/tests/architectures.rs: small members of the families that people train.
+"""Makes the fixtures of models/onnx-grad/tests/reference/architectures.rs: small members of the families that people train.
 
     python architectures.py [NET ...]   needs torch, torchvision, timm, onnx, onnxscript; writes to architectures/
 

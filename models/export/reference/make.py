@@ -1,4 +1,4 @@
-"""Makes the fixtures of models/onnx-grad/tests/pytorch.rs: forward ONNX files and what PyTorch computes with them.
+"""Makes the fixtures of models/onnx-grad/tests/reference/pytorch.rs: forward ONNX files and what PyTorch computes with them.
 
     python make.py        needs torch, onnx, onnxscript; writes beside itself
 

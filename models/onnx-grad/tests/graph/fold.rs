@@ -1,16 +1,12 @@
 //! What is known of integers when a graph is derived, against what ONNX Runtime computes when it runs.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::Runner;
 use onnx_grad::Builder;
 use onnx_grad::graph::{Attribute, DataType, Dim, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use support::Runner;
 
 const BATCHES: [i64; 3] = [1, 2, 5];
 /// ONNX's numbers of the element types.

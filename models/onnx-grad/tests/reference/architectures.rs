@@ -1,19 +1,13 @@
 //! Small members of the families of networks that people train, against PyTorch:
 //! `models/export/reference/architectures.py` wrote what is read here.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::fixture::{self, TOLERANCE, difference, size};
+use crate::support::Runner;
 use onnx_grad::graph::{DataType, Graph, Tensor};
 use onnx_grad::{BatchNorm, Builder, GradError, Optimizer, TrainSpec, check, derive, loss};
-use reference::{TOLERANCE, difference, size};
-use support::Runner;
 
 const N_STEPS: usize = 5;
 /// Below this share of the network's largest gradient, in float64, a gradient is 0 but for rounding: that of a
@@ -62,7 +56,7 @@ fn every_exported_network_is_tested() {
 }
 
 fn folder() -> PathBuf {
-    reference::folder().join("architectures")
+    fixture::folder().join("architectures")
 }
 
 /// (network, file name) of every exported graph.
@@ -78,8 +72,8 @@ fn files() -> Vec<(String, String)> {
 
 /// Every export of the network; all that fail are named.
 fn verify(network: &str) {
-    let expected = reference::read(&folder().join(format!("{network}.safetensors")));
-    let batches = reference::read(&folder().join("batches.safetensors"));
+    let expected = fixture::read(&folder().join(format!("{network}.safetensors")));
+    let batches = fixture::read(&folder().join("batches.safetensors"));
     let mut failures = Vec::new();
     for (_, file) in files().into_iter().filter(|(n, _)| n == network) {
         match verify_file(&file, &expected, &batches) {

@@ -1,17 +1,13 @@
 //! What a training step can do beside the plain one: groups, accumulation, recomputation, dropout, precision.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::Runner;
 use onnx_grad::graph::{DataType, Graph, Node, Tensor};
 use onnx_grad::{
     APPLIED, Builder, Clip, Dropout, FINITE_STEPS, GRAD_NORM, GradError, LOSS_SCALE, LossScale, Optimizer,
     ParameterGroup, Precision, Recompute, SEED, TrainSpec, TrainingGraph, derive, loss, trainable,
 };
-use support::Runner;
 
 const SGD: Optimizer = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 };
 

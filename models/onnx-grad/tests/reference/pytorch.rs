@@ -1,18 +1,12 @@
 //! Whole training steps against PyTorch: `models/export/reference/make.py` wrote what is read here.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::fixture::{self, TOLERANCE, difference, size};
+use crate::support::Runner;
 use onnx_grad::graph::{DataType, Graph, Tensor};
 use onnx_grad::loss::{self, Reduction};
 use onnx_grad::{BatchNorm, Builder, Clip, GradError, Optimizer, TrainSpec, check, derive};
-use reference::{TOLERANCE, difference, size};
-use support::Runner;
 
 const EXPORTERS: [&str; 4] = ["script17", "train17", "dynamo18", "dynamo20"];
 const N_STEPS: usize = 5;
@@ -38,7 +32,7 @@ fn resnet_trains_as_in_pytorch() {
 fn verify(network: &str) {
     let fixture = Fixture::read(network);
     for exporter in EXPORTERS {
-        let forward = Graph::read(&reference::folder().join(format!("{network}.{exporter}.onnx"))).unwrap();
+        let forward = Graph::read(&fixture::folder().join(format!("{network}.{exporter}.onnx"))).unwrap();
         for (case, optimizer, learning_rate) in cases() {
             let context = format!("{network} {exporter} {case}");
             let graph = with_loss(forward.clone(), case).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -140,7 +134,7 @@ struct Fixture(BTreeMap<String, Tensor>);
 
 impl Fixture {
     fn read(network: &str) -> Self {
-        Fixture(reference::read(&reference::folder().join(format!("{network}.safetensors"))))
+        Fixture(fixture::read(&fixture::folder().join(format!("{network}.safetensors"))))
     }
 
     fn parameters(&self, case: &str) -> Vec<String> {

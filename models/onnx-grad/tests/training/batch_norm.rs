@@ -1,12 +1,8 @@
 //! Running statistics of BatchNormalization over a training step.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::Runner;
 use onnx_grad::graph::{DataType, Dim, Graph, Tensor};
 use onnx_grad::{BatchNorm, Builder, Optimizer, StateRole, TrainSpec, TrainingGraph, derive};
-use support::Runner;
 
 const MOMENTUM: f32 = 0.75;
 const EPSILON: f32 = 0.01;

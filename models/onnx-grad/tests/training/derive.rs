@@ -1,14 +1,10 @@
 //! Derived training graphs on stock ONNX Runtime.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::Runner;
 use onnx_grad::graph::{DataType, Dim, Graph, Node, Tensor};
 use onnx_grad::{Builder, Clip, GradError, Optimizer, TrainSpec, TrainingGraph, derive, loss, trainable};
-use support::Runner;
 
 /// x [batch, 2] -> 8 -> 2 logits, with cross-entropy against `labels` [batch, 2].
 fn mlp() -> (Graph, String) {

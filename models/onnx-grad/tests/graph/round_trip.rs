@@ -1,7 +1,5 @@
 //! What is written is read again as it was, whatever the graph.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_grad::graph::{Attribute, DataType, Dim, Graph, Node, Shape, Tensor, ValueInfo};

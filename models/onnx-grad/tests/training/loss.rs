@@ -1,9 +1,5 @@
 //! The losses against their definitions, computed here in float64.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use onnx_grad::graph::{DataType, Tensor};
 use onnx_grad::loss::{self, Reduction};
 use onnx_grad::{Builder, GradError};
@@ -36,7 +32,7 @@ fn run(append: impl Fn(&mut Builder) -> Result<String, GradError>) -> f64 {
         ("weight", Tensor::from_f32(&[N], &WEIGHT)),
         ("temperature", Tensor::from_f32(&[], &[TEMPERATURE])),
     ];
-    let results = support::run(&b.finish(), &feeds);
+    let results = crate::support::run(&b.finish(), &feeds);
     results[&loss].to_f32().unwrap()[0].into()
 }
 

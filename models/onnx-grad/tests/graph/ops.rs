@@ -1,6 +1,4 @@
-//! `OPS.md` says what the table of rules holds. `UPDATE_OPS=1 cargo test -p onnx-grad --test ops` rewrites it.
-
-#![allow(clippy::unwrap_used)]
+//! `OPS.md` says what the table of rules holds. `UPDATE_OPS=1 cargo test -p onnx-grad --test graph` rewrites it.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,7 +13,7 @@ fn ops_md_is_up_to_date() {
         std::fs::write(&path, &expected).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "OPS.md is stale: run UPDATE_OPS=1 cargo test -p onnx-grad --test ops");
+    assert!(found == expected, "OPS.md is stale: run UPDATE_OPS=1 cargo test -p onnx-grad --test graph");
 }
 
 fn coverage() -> String {
@@ -24,7 +22,7 @@ fn coverage() -> String {
     let mut text = "\
 # Operators with a derivative
 
-Generated from the table in `src/vjp.rs` by `UPDATE_OPS=1 cargo test -p onnx-grad --test ops`.
+Generated from the table in `src/vjp.rs` by `UPDATE_OPS=1 cargo test -p onnx-grad --test graph`.
 
 A *stop-edge* is an input that never gets a gradient. *How*: by a **rule**; **lowered**, that is, written in another
 form in the training graph which keeps what its rule needs; **decomposed** into operators that have rules. *Undefined*:
