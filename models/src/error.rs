@@ -40,6 +40,8 @@ pub enum ModelError {
     FreeDimension { found: String },
     #[error("input `{name}`: expected float32, integers or booleans, found {found}")]
     InputType { name: String, found: DataType },
+    #[error("cross-entropy needs at least 2 classes, found {found}; give a binary classifier two logits")]
+    OneClass { found: String },
     #[error("the state lacks tensor `{name}`")]
     MissingState { name: String },
     #[error(transparent)]

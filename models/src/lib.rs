@@ -11,6 +11,7 @@ pub mod heads;
 pub mod init;
 pub mod inspect;
 mod losses;
+pub mod notes;
 pub mod step;
 pub mod zoo;
 

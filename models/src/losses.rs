@@ -52,6 +52,9 @@ pub(crate) fn classifier(graph: &Graph, logits: Option<&str>) -> Result<(Graph, 
     let logits = output
         .filter(|o| o.shape.len() == 2 && o.dtype == DataType::F32)
         .ok_or_else(|| ModelError::Logits { name: logits.map(str::to_owned), found: found() })?;
+    if logits.shape[1] == Dim::Size(1) {
+        return Err(ModelError::OneClass { found: show(logits) });
+    }
     refuse_unknown(graph)?;
     let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..graph.clone() })?;
     let shape = b.shape(&logits.name)?.clone();

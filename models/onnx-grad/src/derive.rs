@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
+use crate::exporter;
 use crate::gradients::{self, Clip, GRAD_NORM, Gradients, MICRO_BATCH_LAST};
 use crate::graph::{DataType, Graph, Node, Tensor};
 use crate::optimizer::{self, Optimizer, ParameterGroup};
@@ -97,12 +98,15 @@ pub struct TrainingGraph {
 ///
 /// # Errors
 /// [`GradError::Unsupported`] with every node that would need a rule; [`GradError::NotTrainable`],
-/// [`GradError::LossNotScalar`]; what shape inference finds wrong with the graph.
+/// [`GradError::NothingToTrain`], [`GradError::LossNotScalar`]; what shape inference finds wrong with the graph.
 pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradError> {
     let opset = graph.opset.max(MIN_OPSET);
     // A value of that name would be taken for the input.
     if spec.dropout == Dropout::Seeded && defines(graph, SEED) {
         return Err(GradError::Redefined { value: SEED.to_owned() });
+    }
+    if spec.trainable.is_empty() {
+        return Err(GradError::NothingToTrain);
     }
     let parameters = parameters(graph, &spec.trainable)?;
     let trained: BTreeSet<&str> = parameters.keys().map(String::as_str).collect();
@@ -227,7 +231,8 @@ fn remove_unused(graph: &mut Graph) {
 }
 
 /// The initialisers that training changes by default: floating tensors with at least one dimension from which
-/// the loss can be reached along inputs that can have gradients. Running statistics are not among them.
+/// the loss can be reached along inputs that can have gradients. Running statistics are not among them, nor are
+/// constants of PyTorch's exporter (`val_7` of one element).
 ///
 /// # Errors
 /// [`GradError::NoSuchValue`] if there is no value `loss`.
@@ -242,7 +247,8 @@ pub fn trainable(graph: &Graph, loss: &str) -> Result<Vec<String>, GradError> {
         let inputs = node.inputs.iter().enumerate().filter(|(i, _)| !entry.is_some_and(|e| e.stops(*i)));
         for (_, input) in inputs {
             wanted.insert(input);
-            let learns = |t: &Tensor| t.dtype.is_float() && !t.dims.is_empty();
+            let learns =
+                |t: &Tensor| t.dtype.is_float() && !t.dims.is_empty() && !exporter::is_constant(input, t);
             if graph.initializers.get(input).is_some_and(learns) {
                 found.insert(input.clone());
             }

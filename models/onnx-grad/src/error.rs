@@ -31,8 +31,12 @@ pub enum GradError {
     UnknownValue { node: String, op: String, value: String },
     #[error("the graph has no value `{value}`; it has {known}")]
     NoSuchValue { value: String, known: String },
-    #[error("value `{value}` is defined twice")]
+    #[error(
+        "value `{value}` is defined twice; names that a training graph feeds (docs/training-graph.md) cannot be values of the forward graph"
+    )]
     Redefined { value: String },
+    #[error("no parameter is left to train")]
+    NothingToTrain,
     #[error("{op} node `{node}`: expected {expected} {what}(s), none left out, found {found}")]
     Arity { node: String, op: String, what: &'static str, expected: String, found: usize },
     #[error("{what}: expected at most {limit} (`limits::{name}`), found {found}")]

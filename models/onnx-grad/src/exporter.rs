@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::error::ReadError;
-use crate::graph::Graph;
+use crate::graph::{Graph, Tensor};
 use crate::limits::MAX_UNTIED_BYTES;
 
 /// Brings a graph as read into the form that inference, and derivation, start from:
@@ -71,6 +71,14 @@ pub(crate) fn undo(graph: &mut Graph) -> Result<(), ReadError> {
         });
     }
     Ok(())
+}
+
+/// Whether an initialiser is a constant that torch.export wrote down as a tensor of one element: `val_7`, the scale
+/// of attention for one. What it makes of parameters (`val_13`, a transposed weight) has more.
+pub(crate) fn is_constant(name: &str, tensor: &Tensor) -> bool {
+    let numbered =
+        name.strip_prefix("val_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    numbered && tensor.n_elements() == 1
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ fn the_state_of_the_first_step_is_written_whole() {
         "{said}"
     );
     assert!(
-        lines[2].starts_with("trains 13 parameters (24708 values); ")
+        lines[2].starts_with("trains 13 parameters (24708 values) on the ")
             && lines[2].contains("feed input, labels"),
         "{said}"
     );

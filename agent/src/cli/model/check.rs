@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dkt_models::check::{Finding, GradientCheck, Verdict, examine};
-use dkt_models::inspect;
+use dkt_models::notes;
 use indicatif::{ProgressBar, ProgressStyle};
 use onnx_grad::graph::Graph;
 
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CliError> {
         format!("loss: {}; {} rows, seed {}\n\n", check.loss_name, arguments.batch, arguments.seed);
     text += &table(&findings);
     text += &untrained(&check);
-    for note in notes(&graph) {
+    for note in notes_on_training(&graph) {
         let _ = writeln!(text, "note: {note}");
     }
     print(&text)?;
@@ -142,9 +142,9 @@ fn untrained(check: &GradientCheck) -> String {
 }
 
 /// What training would change that one might not expect.
-fn notes(graph: &Graph) -> Vec<String> {
+fn notes_on_training(graph: &Graph) -> Vec<String> {
     let has = |op: &str| graph.nodes.iter().any(|n| n.op == op);
-    let mut notes: Vec<String> = inspect::folded_batch_norm(graph).into_iter().collect();
+    let mut notes = notes::notes(graph);
     if has("BatchNormalization") {
         notes.push(
             "BatchNormalization uses the mini-batch's statistics in training, as here; --batch-norm frozen of \

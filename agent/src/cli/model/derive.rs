@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use dkt_models::notes;
 use dkt_models::step::{Distillation, Group, StepOptions, TrainingStep, derive_classifier};
 use dkt_models::{CL_LOGITS, DualHead, ST_LOGITS};
 use onnx_grad::graph::Graph;
@@ -232,7 +233,20 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let graph = Graph::read(&arguments.model)?;
     let loss = arguments.loss(&graph)?;
     let logits = arguments.logits.clone();
+    let mut notes = notes::notes(&graph);
+    if arguments.dropout && !graph.nodes.iter().any(|n| n.op == "Dropout") {
+        notes.push(
+            "--dropout changes nothing: the network has no Dropout layer, which exporters leave out in evaluation mode \
+             (models/export/README.md)"
+                .to_owned(),
+        );
+    }
     let options = arguments.options(loss);
+    let minimised = match (loss, &logits, graph.outputs.first()) {
+        (LossName::CrossEntropy, Some(name), _) => format!("cross-entropy of `{name}`"),
+        (LossName::CrossEntropy, None, Some(first)) => format!("cross-entropy of `{}`", first.name),
+        _ => "losses of both heads".to_owned(),
+    };
     let (train, state) = match loss {
         LossName::CrossEntropy => {
             let training = derive_classifier(&graph, logits.as_deref(), &options).map_err(with_list)?;
@@ -247,7 +261,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     if let Some(path) = &state_output {
         write_state(&state, path)?;
     }
-    print(&summary(&train, &state))
+    print(&summary(&train, &state, &minimised))?;
+    for note in notes {
+        print(&format!("note: {note}\n"))?;
+    }
+    Ok(())
 }
 
 fn write_state(state: &[StateTensor], path: &std::path::Path) -> Result<(), CliError> {
@@ -259,14 +277,14 @@ fn write_state(state: &[StateTensor], path: &std::path::Path) -> Result<(), CliE
 }
 
 /// What is trained and what is fed, on one line.
-fn summary(train: &Graph, state: &[StateTensor]) -> String {
+fn summary(train: &Graph, state: &[StateTensor], minimised: &str) -> String {
     let parameters: Vec<&StateTensor> = state.iter().filter(|s| s.role == StateRole::Parameter).collect();
     let n_values: usize = parameters.iter().map(|s| s.init.n_elements()).sum();
     let names: BTreeSet<&str> = state.iter().map(|s| s.name.as_str()).collect();
     let fed: Vec<&str> =
         train.inputs.iter().map(|i| i.name.as_str()).filter(|name| !names.contains(name)).collect();
     format!(
-        "trains {} parameters ({n_values} values); {} state tensors: feed each `<name>` and take `<name>.next` after every step; beside them feed {}\n",
+        "trains {} parameters ({n_values} values) on the {minimised}; {} state tensors: feed each `<name>` and take `<name>.next` after every step; beside them feed {}\n",
         parameters.len(),
         state.len(),
         fed.join(", ")
