@@ -11,7 +11,7 @@ use crate::graph::{DataType, Graph, Node, Tensor};
 use crate::optimizer::{self, Optimizer, ParameterGroup};
 use crate::precision::{self, LOSS_SCALE, Precision};
 use crate::recompute::Recompute;
-use crate::reverse::{self, show};
+use crate::reverse;
 use crate::vjp::dropout::SEED;
 use crate::vjp::{BatchNorm, Dropout, Mode};
 
@@ -287,7 +287,7 @@ fn check_loss(b: &Builder, loss: &str) -> Result<(), GradError> {
     if value.dtype.is_float() && value.shape.is_empty() {
         return Ok(());
     }
-    let found = format!("{} {}", value.dtype, show(&value.shape));
+    let found = format!("{} {}", value.dtype, emit::show(&value.shape));
     Err(GradError::LossNotScalar { value: loss.to_owned(), found })
 }
 

@@ -138,6 +138,11 @@ pub(crate) fn zeros_like(b: &mut Builder, like: &str) -> Result<String, GradErro
     if is_narrow { cast(b, &zeros, dtype) } else { Ok(zeros) }
 }
 
+/// Name of the node's `i`-th output, or a new one where the node leaves that out.
+pub(crate) fn output_or_fresh(b: &mut Builder, node: &Node, i: usize, stem: &str) -> String {
+    node.output(i).map_or_else(|| b.fresh(stem), str::to_owned)
+}
+
 /// The dimensions of `x` as an int64 vector, constant where all are known.
 pub(crate) fn shape_of(b: &mut Builder, x: &str) -> Result<String, GradError> {
     let dims: Option<Vec<i64>> = b.shape(x)?.iter().map(|d| d.size().map(|n| n as i64)).collect();
@@ -174,9 +179,37 @@ pub(crate) fn dim(b: &mut Builder, x: &str, axis: usize) -> Result<Entry, GradEr
     b.op("Shape", &[x], &range).map(Entry::Computed)
 }
 
+/// 0, 1, … up to the number that `n` holds as its only element.
+pub(crate) fn count_to(b: &mut Builder, n: &str) -> Result<String, GradError> {
+    let n = b.op("Squeeze", &[n], &[])?;
+    let (zero, one) = (int(b, 0)?, int(b, 1)?);
+    b.op("Range", &[&zero, &n, &one], &[])
+}
+
+/// 1 where `x` is 0, else 0, in the type of `x`.
+pub(crate) fn is_zero(b: &mut Builder, x: &str) -> Result<String, GradError> {
+    let dtype = b.value(x)?.dtype;
+    let zero = b.scalar(dtype, 0.0)?;
+    let is_zero = b.op("Equal", &[x, &zero], &[])?;
+    cast(b, &is_zero, dtype)
+}
+
+/// `x` with 1 in the place of 0: a divisor where the quotient at 0 does not count.
+pub(crate) fn nonzero(b: &mut Builder, x: &str) -> Result<String, GradError> {
+    let is_zero = is_zero(b, x)?;
+    b.op("Add", &[x, &is_zero], &[])
+}
+
 /// An int64 scalar.
 pub(crate) fn int(b: &mut Builder, value: i64) -> Result<String, GradError> {
     b.constant(Tensor::from_i64(&[], &[value]))
+}
+
+/// `axis` and `axis + 1` of `x` swapped.
+pub(crate) fn swap(b: &mut Builder, x: &str, axis: usize) -> Result<String, GradError> {
+    let mut perm: Vec<i64> = (0..b.shape(x)?.len() as i64).collect();
+    perm.swap(axis, axis + 1);
+    b.op("Transpose", &[x], &[("perm", perm.into())])
 }
 
 /// `x` with one more element, zero, at the end of `axis`.
@@ -218,12 +251,12 @@ pub(crate) fn count(b: &mut Builder, x: &str, axes: &[i64], dtype: DataType) -> 
     let known: f64 = axes.iter().filter_map(|&a| shape[a as usize].size()).map(|n| n as f64).product();
     let mut product: Option<String> = None;
     for &axis in axes.iter().filter(|&&a| shape[a as usize].size().is_none()) {
-        let dim = b.op("Shape", &[x], &[("start", axis.into()), ("end", (axis + 1).into())])?;
-        let dim = b.op("Squeeze", &[&dim], &[])?;
-        let dim = cast(b, &dim, dtype)?;
+        let size = dim(b, x, axis as usize)?.vector(b)?;
+        let size = b.op("Squeeze", &[&size], &[])?;
+        let size = cast(b, &size, dtype)?;
         product = Some(match product {
-            None => dim,
-            Some(product) => b.op("Mul", &[&product, &dim], &[])?,
+            None => size,
+            Some(product) => b.op("Mul", &[&product, &size], &[])?,
         });
     }
     match product {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::builder::{self, Builder};
+use crate::emit;
 use crate::error::{GradError, UnsupportedNode};
 use crate::gradients::Gradients;
-use crate::graph::{Graph, Node, Shape};
+use crate::graph::{Graph, Node};
 use crate::recompute::{Plan, Recompute};
 use crate::vjp::{self, How, Lowered, Mode, Vjp};
 
@@ -285,12 +286,7 @@ fn check_shape(builder: &Builder, node: &Node, input: usize, dx: &str) -> Result
         node: node.name.clone(),
         op: node.op.clone(),
         input,
-        expected: show(expected),
-        found: show(found),
+        expected: emit::show(expected),
+        found: emit::show(found),
     })
-}
-
-/// `[batch, 3, 8, 8]`.
-pub(crate) fn show(shape: &Shape) -> String {
-    format!("[{}]", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

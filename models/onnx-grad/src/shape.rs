@@ -15,10 +15,10 @@ mod resize;
 mod select;
 
 use crate::builder::Value;
+use crate::emit::show;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Node, Shape, Tensor};
 use crate::limits;
-use crate::reverse::show;
 pub(crate) use einsum::{Equation, Label};
 pub(crate) use int::Int;
 pub(crate) use movement::{Picked, picked};
@@ -86,12 +86,12 @@ static TABLE: &[(&str, Infer)] = &[
     ("HardSigmoid", same),
     ("HardSwish", same),
     ("Identity", identity),
+    ("InstanceNormalization", same),
     ("IsInf", discrete::test),
     ("IsNaN", discrete::test),
-    ("LeakyRelu", same),
-    ("InstanceNormalization", same),
     ("LRN", same),
     ("LayerNormalization", layers::layer_norm),
+    ("LeakyRelu", same),
     ("Less", comparison),
     ("LessOrEqual", comparison),
     ("Log", same),
@@ -325,6 +325,12 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The type with this number in ONNX.
+    fn data_type(&self, code: i64) -> Result<DataType, GradError> {
+        crate::write::data_type_of_code(code)
+            .ok_or_else(|| self.error("a supported element type", format!("ONNX element type {code}")))
+    }
+
     /// A dimension that is only known when the graph runs, named after the node's first output.
     fn unknown_dim(&self, axis: usize) -> Dim {
         let name = self.node.outputs.first().map_or("", String::as_str);
@@ -375,10 +381,7 @@ fn dropout(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 
 fn cast(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;
-    let code = c.node.int("to", 0)?;
-    let dtype = crate::write::data_type_of_code(code)
-        .ok_or_else(|| c.error("a supported element type", format!("ONNX element type {code}")))?;
-    one(dtype, x.shape.clone())
+    one(c.data_type(c.node.int("to", 0)?)?, x.shape.clone())
 }
 
 fn cast_like(c: &Context<'_>) -> Result<Vec<Value>, GradError> {

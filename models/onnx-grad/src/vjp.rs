@@ -83,6 +83,12 @@ pub(crate) struct Lowered {
     pub next_state: Vec<(String, String)>,
 }
 
+impl Lowered {
+    fn saving<const N: usize>(saved: [(&'static str, String); N]) -> Self {
+        Lowered { saved: BTreeMap::from(saved), next_state: Vec::new() }
+    }
+}
+
 /// How an operator is differentiated.
 #[derive(Clone, Copy)]
 pub(crate) enum How {
@@ -179,8 +185,13 @@ impl<'a> Vjp<'a> {
         self.needs.get(i).copied().unwrap_or(false)
     }
 
-    /// A value kept by the lowering.
-    pub fn saved(&self, key: &'static str) -> Option<&'a str> {
+    /// A value that the lowering keeps in every case.
+    pub fn saved(&self, key: &'static str) -> &'a str {
+        self.saved_if_any(key).expect("invariant: the lowering saves it whatever the node is")
+    }
+
+    /// A value that the lowering keeps in some cases.
+    pub fn saved_if_any(&self, key: &'static str) -> Option<&'a str> {
         self.saved.get(key).map(String::as_str)
     }
 
@@ -212,6 +223,13 @@ impl<'a> Vjp<'a> {
         let shape = self.x_shape(i)?;
         let summed = emit::unbroadcast(self.g, gradient, &shape)?;
         self.set_dx(i, summed);
+        Ok(())
+    }
+
+    /// Sets the gradient of the first input to dy times `slope`, y being a function of each element by itself.
+    pub fn set_dx_by_slope(&mut self, slope: &str) -> Result<(), GradError> {
+        let dx = self.op("Mul", &[&self.dy(), slope], &[])?;
+        self.set_dx(0, dx);
         Ok(())
     }
 

@@ -242,6 +242,7 @@ mod tests {
     #[test]
     fn every_operator_of_the_shape_table_has_a_line() {
         assert!(TABLE.is_sorted_by_key(|(op, ..)| op));
+        assert!(super::super::TABLE.is_sorted_by_key(|(op, _)| op));
         let known = |op: &str| TABLE.iter().any(|(name, ..)| *name == op);
         let missing: Vec<&str> =
             super::super::TABLE.iter().map(|(op, _)| *op).filter(|op| !known(op)).collect();

@@ -65,8 +65,6 @@ pub(super) fn random(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
 fn named_type(c: &Context<'_>) -> Result<Option<DataType>, GradError> {
     match c.node.int("dtype", 0)? {
         0 => Ok(None),
-        code => crate::write::data_type_of_code(code)
-            .map(Some)
-            .ok_or_else(|| c.error("a supported element type", format!("ONNX element type {code}"))),
+        code => c.data_type(code).map(Some),
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Context, broadcast, one};
 use crate::builder::Value;
+use crate::emit::show;
 use crate::error::GradError;
 use crate::graph::{Dim, Shape};
-use crate::reverse::show;
 
 /// One entry of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,9 +2,9 @@
 
 use super::{Context, broadcast, one};
 use crate::builder::Value;
+use crate::emit::show;
 use crate::error::GradError;
 use crate::graph::{DataType, Dim, Shape};
-use crate::reverse::show;
 
 pub(super) fn matmul(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let (a, b) = (c.shape(0)?, c.shape(1)?);
@@ -111,6 +111,17 @@ fn kernel_shape(c: &Context<'_>, weight: Option<&Shape>) -> Result<Vec<usize>, G
         .ok_or_else(|| c.error("a kernel of known size", "none"))
 }
 
+/// The windows of a weight `[…, …, kernel…]`.
+fn weight_windows(c: &Context<'_>, w: &Shape) -> Result<Vec<Window>, GradError> {
+    let kernel = kernel_shape(c, Some(w))?;
+    if kernel.len() != w.len() - 2
+        || kernel.iter().zip(&w[2..]).any(|(&k, w)| w.size().is_some_and(|w| w != k))
+    {
+        return Err(c.error(format!("a kernel as in weight {}", show(w)), format!("{kernel:?}")));
+    }
+    windows(c, &kernel)
+}
+
 /// Output sizes of a sliding window over `spatial`.
 fn slide(
     c: &Context<'_>,
@@ -164,13 +175,7 @@ pub(super) fn conv(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
             format!("{} and {}", show(x), show(w)),
         ));
     }
-    let kernel = kernel_shape(c, Some(w))?;
-    if kernel.len() != x.len() - 2
-        || kernel.iter().zip(&w[2..]).any(|(&k, w)| w.size().is_some_and(|w| w != k))
-    {
-        return Err(c.error(format!("a kernel as in weight {}", show(w)), format!("{kernel:?}")));
-    }
-    let windows = windows(c, &kernel)?;
+    let windows = weight_windows(c, w)?;
     let mut shape = vec![x[0].clone(), w[0].clone()];
     shape.extend(slide(c, &x[2..], &windows, false)?);
     one(c.x(0)?.dtype, shape)
@@ -182,17 +187,20 @@ pub(super) fn conv_transpose(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
         return Err(c.error("input and weight of one rank", format!("{} and {}", show(x), show(w))));
     }
     let group = groups(c)?;
-    let kernel = kernel_shape(c, Some(w))?;
-    if kernel.len() != x.len() - 2
-        || kernel.iter().zip(&w[2..]).any(|(&k, w)| w.size().is_some_and(|w| w != k))
-    {
-        return Err(c.error(format!("a kernel as in weight {}", show(w)), format!("{kernel:?}")));
-    }
-    let windows = windows(c, &kernel)?;
+    let windows = weight_windows(c, w)?;
+    let n_axes = windows.len();
     let extra = c.node.ints("output_padding")?;
+    if let Some(extra) = extra.filter(|extra| extra.len() != n_axes) {
+        return Err(c.error(format!("`output_padding` to be {n_axes} sizes"), format!("{extra:?}")));
+    }
     let auto_pad = c.node.string("auto_pad", "NOTSET")?;
     // Behind the batch and channels where those are given too.
-    let given = c.node.ints("output_shape")?.map(|s| &s[s.len().saturating_sub(windows.len())..]);
+    let given = match c.node.ints("output_shape")? {
+        Some(sizes) if sizes.len() < n_axes => {
+            return Err(c.error(format!("an `output_shape` of {n_axes} sizes"), format!("{sizes:?}")));
+        }
+        sizes => sizes.map(|s| &s[s.len() - n_axes..]),
+    };
     let channels = w[1].size().map_or_else(|| c.unknown_dim(1), |n| Dim::Size(n.saturating_mul(group)));
     let mut shape = vec![x[0].clone(), channels];
     for (i, (dim, w)) in x[2..].iter().zip(&windows).enumerate() {

@@ -3,10 +3,10 @@
 use super::int::{self, Int};
 use super::{Context, broadcast, constant_tensor, one};
 use crate::builder::Value;
+use crate::emit::show;
 use crate::error::GradError;
 use crate::graph::{Attribute, DataType, Dim, Shape};
 use crate::limits::{MAX_ATTRIBUTE, MAX_RANK};
-use crate::reverse::show;
 
 pub(super) fn reshape(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let x = c.x(0)?;

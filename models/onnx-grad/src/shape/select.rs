@@ -2,9 +2,9 @@
 
 use super::{Context, one};
 use crate::builder::Value;
+use crate::emit::show;
 use crate::error::GradError;
 use crate::graph::{DataType, Dim};
-use crate::reverse::show;
 
 pub(super) fn gather_nd(c: &Context<'_>) -> Result<Vec<Value>, GradError> {
     let (x, indices) = (c.x(0)?, c.shape(1)?);

@@ -1,9 +1,7 @@
 //! Rule of Conv, any number of spatial axes, any stride, padding, dilation and number of groups.
 
-use std::collections::BTreeMap;
-
 use crate::builder::Builder;
-use crate::emit;
+use crate::emit::{self, Entry};
 use crate::error::GradError;
 use crate::graph::{DataType, Node, Tensor};
 use crate::limits::MAX_WINDOW;
@@ -34,7 +32,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
     let dims = [vec![conv.c_out], conv.each(|a| a.output)].concat();
     let (y, perm) = batch_apart(b, &product, &dims, &node.inputs[0])?;
     b.op_named("Transpose", &[&y], &[("perm", perm.into())], &node.outputs[0])?;
-    Ok(Lowered { saved: BTreeMap::from([("columns", columns)]), next_state: Vec::new() })
+    Ok(Lowered::saving([("columns", columns)]))
 }
 
 /// Y = X ⋆ W + b with X `[N, C, …]`, W `[M, C/groups, …]`, b `[M]`, Y `[N, M, …]`: dX is dY convolved with
@@ -125,7 +123,7 @@ impl Conv {
         let dy = v.dy();
         let columns = columns(v.g, &dy, (1, self.c_out), &mirrored, &backwards)?;
         let weight = emit::reshape(v.g, v.x(1), &[self.c_out, self.c_in, self.window_size()])?;
-        let weight = swap(v.g, &weight, 0)?;
+        let weight = emit::swap(v.g, &weight, 0)?;
         let weight = emit::reshape(v.g, &weight, &[self.c_in, -1])?;
         let product = v.op("Gemm", &[&weight, &columns], &[])?;
         let dims = [vec![self.c_in], self.each(|a| a.input)].concat();
@@ -167,7 +165,7 @@ impl Conv {
         let n = self.window_size();
         let mut weight = emit::reshape(v.g, v.x(1), &[self.groups, self.c_out, self.c_in, n])?;
         if self.c_in > 1 && self.c_out > 1 {
-            weight = swap(v.g, &weight, 1)?;
+            weight = emit::swap(v.g, &weight, 1)?;
         }
         if n > 1 {
             let n = n as usize;
@@ -188,13 +186,14 @@ impl Conv {
     /// the columns are 9 of X. A Conv with batch and channels swapped is slower than either.
     fn weight(&self, v: &mut Vjp<'_>) -> Result<String, GradError> {
         let dy = v.dy();
-        if let (None, [first, rest @ ..], 1) = (v.saved("columns"), self.axes.as_slice(), self.groups) {
+        if let (None, [first, rest @ ..], 1) = (v.saved_if_any("columns"), self.axes.as_slice(), self.groups)
+        {
             let is_plain = first.stride == 1 && first.begin.max(first.end) < first.extent();
             if is_plain && first.kernel > 1 && rest.iter().any(|a| a.kernel > 1) {
                 return self.weight_by_axis(v, first, rest);
             }
         }
-        let columns = match v.saved("columns") {
+        let columns = match v.saved_if_any("columns") {
             Some(columns) => columns.to_owned(),
             None => columns(v.g, v.x(0), (self.groups, self.c_in), &self.axes, &shifts(v.g, &self.axes)?)?,
         };
@@ -224,7 +223,7 @@ impl Conv {
         let dw = matmul::gemm_op(v, [&dy, &x], [false, true], 1.0)?;
         let window: i64 = rest.iter().map(|a| a.kernel).product();
         let dw = emit::reshape(v.g, &dw, &[self.c_out, first.kernel, self.c_in, window])?;
-        let dw = swap(v.g, &dw, 1)?;
+        let dw = emit::swap(v.g, &dw, 1)?;
         emit::reshape_like(v.g, &dw, v.x(1))
     }
 }
@@ -269,8 +268,7 @@ fn columns(
     if !table.iter().copied().eq(0..n_positions) {
         x = emit::reshape(b, &x, &[groups * channels, n_positions, -1])?;
         if table.contains(&n_positions) {
-            let one_behind = b.ints(&[0, 0, 0, 0, 1, 0])?;
-            x = b.op("Pad", &[&x, &one_behind], &[])?;
+            x = emit::append_zero(b, &x, 1, 3)?;
         }
         let table = b.ints(&table)?;
         x = b.op("Gather", &[&x, &table], &[("axis", 1_i64.into())])?;
@@ -296,18 +294,8 @@ fn batch_apart(
 ) -> Result<(String, Vec<i64>), GradError> {
     let rank = dims.len() as i64;
     let perm: Vec<i64> = [rank].into_iter().chain(0..rank).collect();
-    if let Some(n) = b.shape(x)?[0].size() {
-        return Ok((emit::reshape(b, matrix, &[dims, &[n as i64]].concat())?, perm));
-    }
-    let n = b.op("Shape", &[x], &[("start", 0_i64.into()), ("end", 1_i64.into())])?;
-    let dims = b.ints(dims)?;
-    let shape = b.op("Concat", &[&dims, &n], &[("axis", 0_i64.into())])?;
+    let mut shape: Vec<Entry> = dims.iter().copied().map(Entry::Known).collect();
+    shape.push(emit::dim(b, x, 0)?);
+    let shape = emit::join(b, &shape)?;
     Ok((b.op("Reshape", &[matrix, &shape], &[])?, perm))
-}
-
-/// `axis` and `axis + 1` of `x` swapped.
-fn swap(b: &mut Builder, x: &str, axis: usize) -> Result<String, GradError> {
-    let mut perm: Vec<i64> = (0..b.shape(x)?.len() as i64).collect();
-    perm.swap(axis, axis + 1);
-    b.op("Transpose", &[x], &[("perm", perm.into())])
 }

@@ -4,8 +4,8 @@ use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
 use crate::graph::Tensor;
-use crate::vjp::Vjp;
 use crate::vjp::window::Axis;
+use crate::vjp::{Vjp, matmul};
 
 /// Size of the last axis up to which [`weight`] multiplies whole rows: the work grows with its square, the data
 /// that the other way moves does not.
@@ -19,7 +19,7 @@ const MAX_ROW: i64 = 128;
 /// 2 to 30 times as fast at 4x4 to 16x16 as one product with all windows written out, and no slower at 32x32.
 pub(super) fn weight(v: &mut Vjp<'_>, axes: &[Axis], groups: i64) -> Result<String, GradError> {
     let dy = v.dy();
-    let (x, dy) = (channels_first(v.g, v.x(0))?, channels_first(v.g, &dy)?);
+    let (x, dy) = (emit::swap(v.g, v.x(0), 0)?, emit::swap(v.g, &dy, 0)?);
     let x = padded(v.g, &x, axes)?;
     let Some((last, leading)) = axes.split_last() else {
         return Err(emit::shape_error(v.node, "a spatial dimension", "none"));
@@ -51,13 +51,11 @@ fn by_rows(
     let pairs = (length * last.output) as usize;
     let selection = Tensor::from_f64(dtype, &[pairs, last.kernel as usize], &selection)?;
     let selection = v.g.constant(selection)?;
-    let n_axes = channels.len() as i64;
-    let perm: Vec<i64> = (0..n_axes).chain([n_axes + 1, n_axes]).collect();
     let mut sums = Vec::new();
     for offset in offsets(leading) {
         let rows = windows(v.g, x, &offset, leading)?;
         let rows = emit::reshape(v.g, &rows, &[channels_of_x.clone(), vec![-1, length]].concat())?;
-        let rows = v.op("Transpose", &[&rows], &[("perm", perm.clone().into())])?;
+        let rows = matmul::transpose_last(v, &rows)?;
         let product = v.op("MatMul", &[&rows, &dy], &[])?;
         let product = emit::reshape(v.g, &product, &[groups * multiplier, -1])?;
         sums.push(v.op("MatMul", &[&product, &selection], &[])?);
@@ -112,12 +110,6 @@ fn joined(axis: &Axis, length: i64) -> Vec<f64> {
 /// Padded positions that windows cover.
 fn reach(axis: &Axis) -> i64 {
     (axis.output - 1) * axis.stride + axis.extent()
-}
-
-fn channels_first(b: &mut Builder, x: &str) -> Result<String, GradError> {
-    let rank = b.shape(x)?.len() as i64;
-    let perm: Vec<i64> = [1, 0].into_iter().chain(2..rank).collect();
-    b.op("Transpose", &[x], &[("perm", perm.into())])
 }
 
 /// `x` padded in front, and padded or cut behind to what windows cover.

@@ -4,8 +4,6 @@
 //! that no step can be repeated. Here every element's fate is a pure function of (seed, layer, row, position),
 //! computed in integers: the same on every machine and every provider.
 
-use std::collections::BTreeMap;
-
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
@@ -42,7 +40,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
     }
     let dtype = b.value(x)?.dtype;
     let hash = hash(b, node)?;
-    let threshold = int(b, ((1.0 - ratio) * PRIME as f64) as i64)?;
+    let threshold = emit::int(b, ((1.0 - ratio) * PRIME as f64) as i64)?;
     let kept = b.op("Less", &[&hash, &threshold], &[])?;
     let kept = emit::reshape_like(b, &kept, x)?;
     if let Some(mask) = node.output(1) {
@@ -52,13 +50,13 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
     let scale = b.scalar(dtype, 1.0 / (1.0 - ratio))?;
     let mask = b.op("Mul", &[&mask, &scale], &[])?;
     b.op_named("Mul", &[x, &mask], &[], y)?;
-    Ok(Lowered { saved: BTreeMap::from([("mask", mask)]), next_state: Vec::new() })
+    Ok(Lowered::saving([("mask", mask)]))
 }
 
 /// dx = dy * mask / (1 - ratio); dy where dropout is off.
 pub(super) fn dropout(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dy = v.dy();
-    let dx = match v.saved("mask") {
+    let dx = match v.saved_if_any("mask") {
         Some(mask) => v.op("Mul", &[&dy, mask], &[])?,
         None => dy,
     };
@@ -84,24 +82,21 @@ fn ratio(b: &Builder, name: &str) -> Option<f64> {
 /// Rows and columns are few, so that their mixing costs nothing, and two products an element remain.
 fn hash(b: &mut Builder, node: &Node) -> Result<String, GradError> {
     let x = &node.inputs[0];
-    if b.value(SEED).is_err() {
+    if !b.has(SEED) {
         b.input(SEED, DataType::I64, Vec::new())?;
     }
     // Computed again, a layer must draw the same mask.
     let layer = layer_key(node.name.strip_suffix(RECOMPUTED).unwrap_or(&node.name));
-    let prime = int(b, PRIME)?;
+    let prime = emit::int(b, PRIME)?;
     let rows = emit::reshape(b, x, &[if b.shape(x)?.is_empty() { 1 } else { 0 }, -1])?;
     let mut keys = Vec::new();
     for (axis, key) in [(0_i64, layer), (1, layer ^ 0x5555_5555)] {
         let n = b.op("Shape", &[&rows], &[("start", axis.into()), ("end", (axis + 1).into())])?;
-        let n = b.op("Squeeze", &[&n], &[])?;
-        let (zero, one) = (int(b, 0)?, int(b, 1)?);
-        let index = b.op("Range", &[&zero, &n, &one], &[])?;
-        let mut key = int(b, key.rem_euclid(PRIME))?;
+        let index = emit::count_to(b, &n)?;
+        let mut key = emit::int(b, key.rem_euclid(PRIME))?;
         if axis == 0 {
             let seed = b.op("Mod", &[SEED, &prime], &[])?;
-            let mixed = mix(b, &seed, &key, &prime)?;
-            key = mixed;
+            key = mix(b, &seed, &key, &prime)?;
         }
         let mixed = mix(b, &index, &key, &prime)?;
         let mixed = mix(b, &mixed, &key, &prime)?;
@@ -116,7 +111,7 @@ fn hash(b: &mut Builder, node: &Node) -> Result<String, GradError> {
 fn mix(b: &mut Builder, x: &str, key: &str, prime: &str) -> Result<String, GradError> {
     let shifted = b.op("Add", &[x, key], &[])?;
     let shifted = b.op("Mod", &[&shifted, prime], &[])?;
-    let multiplier = int(b, MULTIPLIER)?;
+    let multiplier = emit::int(b, MULTIPLIER)?;
     let x = product(b, &shifted, &multiplier, prime)?;
     let square = product(b, &x, &x, prime)?;
     let fourth = product(b, &square, &square, prime)?;
@@ -126,10 +121,6 @@ fn mix(b: &mut Builder, x: &str, key: &str, prime: &str) -> Result<String, GradE
 fn product(b: &mut Builder, x: &str, y: &str, prime: &str) -> Result<String, GradError> {
     let product = b.op("Mul", &[x, y], &[])?;
     b.op("Mod", &[&product, prime], &[])
-}
-
-fn int(b: &mut Builder, value: i64) -> Result<String, GradError> {
-    b.constant(Tensor::from_i64(&[], &[value]))
 }
 
 /// Differs from layer to layer and is the same on every machine (FNV-1a).

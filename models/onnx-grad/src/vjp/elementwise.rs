@@ -115,10 +115,7 @@ pub(super) fn pow(v: &mut Vjp<'_>) -> Result<(), GradError> {
     }
     if v.needs(1) {
         // 0 * ln 0 would be no number.
-        let zero = v.g.scalar(dtype, 0.0)?;
-        let at_zero = v.op("Equal", &[v.x(0), &zero], &[])?;
-        let at_zero = emit::cast(v.g, &at_zero, dtype)?;
-        let base = v.op("Add", &[v.x(0), &at_zero], &[])?;
+        let base = emit::nonzero(v.g, v.x(0))?;
         let ln = v.op("Log", &[&base], &[])?;
         let slope = v.op("Mul", &[v.y(0), &ln], &[])?;
         let de = v.op("Mul", &[&dy, &slope], &[])?;
@@ -152,9 +149,7 @@ pub(super) fn neg(v: &mut Vjp<'_>) -> Result<(), GradError> {
 /// y = |x|: dx = dy sign(x). At 0 we take 0.
 pub(super) fn abs(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let sign = v.op("Sign", &[v.x(0)], &[])?;
-    let dx = v.op("Mul", &[&v.dy(), &sign], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(&sign)
 }
 
 /// y = 1 / x: dx = -dy * y². Undefined at 0, as y is.
@@ -176,9 +171,7 @@ pub(super) fn sqrt(v: &mut Vjp<'_>) -> Result<(), GradError> {
 
 /// y = e^x: dx = dy * y.
 pub(super) fn exp(v: &mut Vjp<'_>) -> Result<(), GradError> {
-    let dx = v.op("Mul", &[&v.dy(), v.y(0)], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(v.y(0))
 }
 
 /// y = ln x: dx = dy / x.
@@ -192,9 +185,7 @@ pub(super) fn log(v: &mut Vjp<'_>) -> Result<(), GradError> {
 pub(super) fn sigmoid(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let square = v.op("Mul", &[v.y(0), v.y(0)], &[])?;
     let slope = v.op("Sub", &[v.y(0), &square], &[])?;
-    let dx = v.op("Mul", &[&v.dy(), &slope], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(&slope)
 }
 
 /// y = tanh x: dx = dy * (1 - y²).
@@ -202,9 +193,7 @@ pub(super) fn tanh(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let one = v.g.scalar(v.g.value(v.y(0))?.dtype, 1.0)?;
     let square = v.op("Mul", &[v.y(0), v.y(0)], &[])?;
     let slope = v.op("Sub", &[&one, &square], &[])?;
-    let dx = v.op("Mul", &[&v.dy(), &slope], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(&slope)
 }
 
 /// y = x: dx = dy.

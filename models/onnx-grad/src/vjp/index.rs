@@ -5,7 +5,7 @@
 
 use crate::emit::{self, Entry};
 use crate::error::GradError;
-use crate::graph::{DataType, Tensor};
+use crate::graph::{Attribute, DataType, Tensor};
 use crate::vjp::Vjp;
 
 /// y = x at indices along one axis: each slice of dy is added where it was taken.
@@ -154,9 +154,7 @@ fn rows(v: &mut Vjp<'_>, n_batch: i64, n_leading: i64) -> Result<String, GradErr
         let size = emit::dim(v.g, v.x(if axis < n_batch { 1 } else { 0 }), axis as usize)?;
         let size = size.vector(v.g)?;
         let index = if axis < n_batch {
-            let (zero, one) = (emit::int(v.g, 0)?, emit::int(v.g, 1)?);
-            let limit = v.op("Squeeze", &[&size], &[])?;
-            let positions = v.op("Range", &[&zero, &limit, &one], &[])?;
+            let positions = emit::count_to(v.g, &size)?;
             let mut column = vec![1; n_outer];
             column[axis as usize] = -1;
             emit::reshape(v.g, &positions, &column)?
@@ -181,39 +179,33 @@ fn rows(v: &mut Vjp<'_>, n_batch: i64, n_leading: i64) -> Result<String, GradErr
 /// y = x with `updates` written (or added) at an index of their own, along one axis: the updates get dy where they
 /// went, x gets dy where nothing was written.
 pub(super) fn scatter_elements(v: &mut Vjp<'_>) -> Result<(), GradError> {
-    let axis = v.node.int("axis", 0)?;
-    let adds = adds(v)?;
-    if v.needs(0) {
-        let dx = if adds {
-            v.dy()
-        } else {
-            let zeros = emit::zeros_like(v.g, v.x(2))?;
-            v.op("ScatterElements", &[&v.dy(), v.x(1), &zeros], &[("axis", axis.into())])?
-        };
-        v.set_dx(0, dx);
-    }
-    if v.needs(2) {
-        let dx = v.op("GatherElements", &[&v.dy(), v.x(1)], &[("axis", axis.into())])?;
-        let dx = emit::reshape_like(v.g, &dx, v.x(2))?;
-        v.set_dx(2, dx);
-    }
-    Ok(())
+    let axis = [("axis", v.node.int("axis", 0)?.into())];
+    scatter(v, ["ScatterElements", "GatherElements"], &axis)
 }
 
 /// As [`scatter_elements`], slices at tuples of indices.
 pub(super) fn scatter_nd(v: &mut Vjp<'_>) -> Result<(), GradError> {
+    scatter(v, ["ScatterND", "GatherND"], &[])
+}
+
+/// `to` writes at the indices, `from` reads there.
+fn scatter(
+    v: &mut Vjp<'_>,
+    [to, from]: [&str; 2],
+    attributes: &[(&str, Attribute)],
+) -> Result<(), GradError> {
     let adds = adds(v)?;
     if v.needs(0) {
         let dx = if adds {
             v.dy()
         } else {
             let zeros = emit::zeros_like(v.g, v.x(2))?;
-            v.op("ScatterND", &[&v.dy(), v.x(1), &zeros], &[])?
+            v.op(to, &[&v.dy(), v.x(1), &zeros], attributes)?
         };
         v.set_dx(0, dx);
     }
     if v.needs(2) {
-        let dx = v.op("GatherND", &[&v.dy(), v.x(1)], &[])?;
+        let dx = v.op(from, &[&v.dy(), v.x(1)], attributes)?;
         let dx = emit::reshape_like(v.g, &dx, v.x(2))?;
         v.set_dx(2, dx);
     }

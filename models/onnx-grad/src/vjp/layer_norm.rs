@@ -1,11 +1,9 @@
 //! LayerNormalization.
 
-use std::collections::BTreeMap;
-
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{DataType, Node};
+use crate::graph::{DataType, Dim, Node, Tensor};
 use crate::vjp::{Lowered, Mode, Vjp};
 
 /// The node with its outputs `Mean` and `InvStdDev`, which are saved.
@@ -15,8 +13,8 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
     let x = node.inputs[0].as_str();
     let dtype = b.value(x)?.dtype;
     let (mean, inverse_std) = if dtype == DataType::F32 {
-        let mut named = |i, stem| node.output(i).map_or_else(|| b.fresh(stem), str::to_owned);
-        let (mean, inverse_std) = (named(1, "Mean"), named(2, "InvStdDev"));
+        let mean = emit::output_or_fresh(b, node, 1, "Mean");
+        let inverse_std = emit::output_or_fresh(b, node, 2, "InvStdDev");
         let mut training = node.clone();
         training.outputs = vec![node.outputs[0].clone(), mean.clone(), inverse_std.clone()];
         b.push(training)?;
@@ -35,8 +33,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
         let std = b.op("Sqrt", &[&shifted], &[])?;
         (mean, b.op("Reciprocal", &[&std], &[])?)
     };
-    let saved = BTreeMap::from([("mean", mean), ("inverse_std", inverse_std)]);
-    Ok(Lowered { saved, next_state: Vec::new() })
+    Ok(Lowered::saving([("mean", mean), ("inverse_std", inverse_std)]))
 }
 
 /// Y = scale * x̂ + bias, x̂ = (X - mean) / sqrt(var + epsilon) over the axes from `axis` on.
@@ -48,9 +45,7 @@ pub(super) fn layer_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
         return Err(emit::shape_error(v.node, "a loss that depends on the first output only", "`Mean`"));
     }
     let n_normalised = normalised(v)?;
-    let saved =
-        |key| v.saved(key).expect("invariant: the lowering of LayerNormalization saves its statistics");
-    let (mean, inverse_std) = (saved("mean"), saved("inverse_std"));
+    let (mean, inverse_std) = (v.saved("mean"), v.saved("inverse_std"));
     // Everything as a matrix [rows, normalised].
     let dy = rows(v, &v.dy(), n_normalised)?;
     let x = rows(v, v.x(0), n_normalised)?;
@@ -98,7 +93,7 @@ pub(super) fn layer_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
 fn normalised(v: &Vjp<'_>) -> Result<i64, GradError> {
     let (x, scale) = (v.x_shape(0)?, v.x_shape(1)?);
     let first = emit::axis(v.node, v.node.int("axis", -1)?, x.len())?;
-    let n: Option<usize> = x[first..].iter().map(crate::graph::Dim::size).product();
+    let n: Option<usize> = x[first..].iter().map(Dim::size).product();
     match n {
         Some(n) if scale == x[first..] => Ok(n as i64),
         _ => {
@@ -121,6 +116,6 @@ fn is_one(v: &Vjp<'_>) -> Result<bool, GradError> {
         return Ok(false);
     }
     let Some(scale) = v.g.constant_content(v.x(1)) else { return Ok(false) };
-    let one = crate::graph::Tensor::scalar(scale.dtype, 1.0)?;
+    let one = Tensor::scalar(scale.dtype, 1.0)?;
     Ok(scale.bytes.chunks(one.bytes.len()).all(|value| value == one.bytes))
 }

@@ -1,8 +1,9 @@
-//! Linear maps along one axis by a constant matrix: what Resize and the padding modes are.
+//! Linear maps along single axes by constant matrices: what Resize, the padding modes and sums over windows are.
 
+use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::Tensor;
+use crate::graph::{DataType, Tensor};
 use crate::vjp::Vjp;
 
 /// Row major, one row per output position.
@@ -13,17 +14,11 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    pub fn zeros(n_out: usize, n_in: usize) -> Self {
-        Matrix { n_out, n_in, values: vec![0.0; n_out * n_in] }
-    }
-
-    /// Output position `i` is input position `sources[i]`.
-    pub fn selection(sources: &[usize], n_in: usize) -> Self {
-        let mut matrix = Matrix::zeros(sources.len(), n_in);
-        for (out, &source) in sources.iter().enumerate() {
-            matrix.add(out, source, 1.0);
-        }
-        matrix
+    /// # Errors
+    /// [`GradError::Limit`] if it would be too large a constant.
+    pub fn zeros(b: &Builder, n_out: usize, n_in: usize) -> Result<Self, GradError> {
+        b.room_for(DataType::F64, &[n_out, n_in])?;
+        Ok(Matrix { n_out, n_in, values: vec![0.0; n_out * n_in] })
     }
 
     pub fn add(&mut self, out: usize, input: usize, weight: f64) {
@@ -36,46 +31,41 @@ impl Matrix {
     }
 }
 
-/// Where y = A x along `axis`: Aᵀ `dy` along it.
-pub(super) fn transposed_along(
+/// Where y = A x along each of the axes, in ascending order: the products of `dy` with every Aᵀ, in the shape of the
+/// first input.
+pub(super) fn transposed(
     v: &mut Vjp<'_>,
     dy: &str,
-    axis: usize,
-    rank: usize,
-    matrix: &Matrix,
+    matrices: &[(usize, Matrix)],
 ) -> Result<String, GradError> {
-    if matrix.is_identity() {
-        return Ok(dy.to_owned());
+    let mut dx = dy.to_owned();
+    for (axis, matrix) in matrices.iter().rev().filter(|(_, matrix)| !matrix.is_identity()) {
+        let n_behind = v.g.shape(&dx)?.len() - axis - 1;
+        if n_behind == 0 {
+            let constant = constant(v, &dx, matrix, false)?;
+            dx = v.op("MatMul", &[&dx, &constant], &[])?;
+            continue;
+        }
+        if n_behind > 1 {
+            // The axes behind this one as the columns of one matrix.
+            dx = emit::reshape(v.g, &dx, &[vec![0; axis + 1], vec![-1]].concat())?;
+        }
+        let constant = constant(v, &dx, matrix, true)?;
+        dx = v.op("MatMul", &[&constant, &dx], &[])?;
     }
-    let from_left = axis + 2 == rank;
-    let constant = constant(v, dy, matrix, from_left)?;
-    if from_left {
-        return v.op("MatMul", &[&constant, dy], &[]);
-    }
-    if axis + 1 == rank {
-        return v.op("MatMul", &[dy, &constant], &[]);
-    }
-    let mut swapped: Vec<i64> = (0..rank as i64).collect();
-    swapped.swap(axis, rank - 1);
-    let perm = [("perm", swapped.into())];
-    let last = v.op("Transpose", &[dy], &perm)?;
-    let product = v.op("MatMul", &[&last, &constant], &[])?;
-    v.op("Transpose", &[&product], &perm)
+    emit::reshape_like(v.g, &dx, v.x(0))
 }
 
 /// The matrix, or its transpose, in the type of `like`.
 fn constant(v: &mut Vjp<'_>, like: &str, matrix: &Matrix, transposed: bool) -> Result<String, GradError> {
     let dtype = v.g.value(like)?.dtype;
-    let (n_rows, n_columns) =
-        if transposed { (matrix.n_in, matrix.n_out) } else { (matrix.n_out, matrix.n_in) };
-    let mut bytes = Vec::with_capacity(n_rows * n_columns * dtype.size_bytes());
-    for row in 0..n_rows {
-        for column in 0..n_columns {
-            let (out, input) = if transposed { (column, row) } else { (row, column) };
-            bytes.extend(Tensor::scalar(dtype, matrix.values[out * matrix.n_in + input])?.bytes);
-        }
+    let (n_out, n_in) = (matrix.n_out, matrix.n_in);
+    if !transposed {
+        return v.g.constant(Tensor::from_f64(dtype, &[n_out, n_in], &matrix.values)?);
     }
-    v.g.constant(Tensor { dtype, dims: vec![n_rows, n_columns], bytes })
+    let positions = (0..n_in).flat_map(|input| (0..n_out).map(move |out| out * n_in + input));
+    let values: Vec<f64> = positions.map(|i| matrix.values[i]).collect();
+    v.g.constant(Tensor::from_f64(dtype, &[n_in, n_out], &values)?)
 }
 
 /// The axis's size, which a matrix along it needs.

@@ -101,10 +101,8 @@ pub(super) fn gemm_op(
 
 /// Swaps the last two axes.
 pub(super) fn transpose_last(v: &mut Vjp<'_>, x: &str) -> Result<String, GradError> {
-    let rank = v.g.shape(x)?.len() as i64;
-    let mut perm: Vec<i64> = (0..rank).collect();
-    perm.swap(rank as usize - 2, rank as usize - 1);
-    v.op("Transpose", &[x], &[("perm", perm.into())])
+    let rank = v.g.shape(x)?.len();
+    emit::swap(v.g, x, rank - 2)
 }
 
 /// All leading axes as one.

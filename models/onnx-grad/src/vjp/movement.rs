@@ -28,20 +28,9 @@ pub(super) fn concat(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let n_parts = v.node.inputs.len();
     let mut sizes = Vec::with_capacity(n_parts);
     for i in 0..n_parts {
-        sizes.push(v.x_shape(i)?[axis].size().map(|n| n as i64));
+        sizes.push(emit::dim(v.g, v.x(i), axis)?);
     }
-    let split = match sizes.iter().copied().collect::<Option<Vec<_>>>() {
-        Some(sizes) => v.g.ints(&sizes)?,
-        None => {
-            let range = [("start", (axis as i64).into()), ("end", (axis as i64 + 1).into())];
-            let mut parts = Vec::with_capacity(n_parts);
-            for i in 0..n_parts {
-                parts.push(v.op("Shape", &[v.x(i)], &range)?);
-            }
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            v.op("Concat", &parts, &[("axis", 0_i64.into())])?
-        }
-    };
+    let split = emit::join(v.g, &sizes)?;
     let parts: Vec<String> = (0..n_parts).map(|_| v.g.fresh("Split")).collect();
     let names: Vec<&str> = parts.iter().map(String::as_str).collect();
     v.g.op_multi("Split", &[&v.dy(), &split], &[("axis", (axis as i64).into())], &names)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{DataType, Node, Tensor};
+use crate::graph::{DataType, Dim, Node, Tensor};
 use crate::vjp::{BatchNorm, Lowered, Mode, Vjp};
 
 /// In [`BatchNorm::Train`], normalises by the statistics of the mini-batch and moves the running ones.
@@ -59,14 +59,14 @@ pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let rank = v.x_shape(0)?.len();
     let axes = all_but_channel(rank);
     let dy = v.dy();
-    let batch_statistics = v.saved("centred").is_some();
-    let var = v.saved("var").unwrap_or(v.x(4));
+    let batch_statistics = v.saved_if_any("centred").is_some();
+    let var = v.saved_if_any("var").unwrap_or(v.x(4));
     let inverse_std = inverse_std(v, var, dtype)?;
     let k = v.op("Mul", &[v.x(1), &inverse_std], &[])?;
 
     let (mut dscale, mut dbias) = (None, None);
     if v.needs(1) || (v.needs(0) && batch_statistics) {
-        let centred = match v.saved("centred") {
+        let centred = match v.saved_if_any("centred") {
             Some(centred) => centred.to_owned(),
             None => {
                 let mean = per_channel(v, v.x(3), rank)?;
@@ -83,7 +83,7 @@ pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
     if v.needs(0) {
         let factor = per_channel(v, &k, rank)?;
         let mut dx = v.op("Mul", &[&dy, &factor], &[])?;
-        if let (Some(centred), Some(dscale), Some(dbias)) = (v.saved("centred"), &dscale, &dbias) {
+        if let (Some(centred), Some(dscale), Some(dbias)) = (v.saved_if_any("centred"), &dscale, &dbias) {
             let n = emit::count(v.g, v.x(0), &axes, dtype)?;
             let minus_k = v.op("Neg", &[&k], &[])?;
             let share = v.op("Div", &[&minus_k, &n], &[])?;
@@ -134,7 +134,7 @@ fn per_channel(v: &mut Vjp<'_>, x: &str, rank: usize) -> Result<String, GradErro
 /// The mean of a centred input, `[C]`.
 fn no_mean(b: &mut Builder, node: &Node, dtype: DataType) -> Result<String, GradError> {
     let scale = b.shape(&node.inputs[1])?;
-    let Some(n_channels) = scale.first().and_then(crate::graph::Dim::size) else {
+    let Some(n_channels) = scale.first().and_then(Dim::size) else {
         return Err(emit::shape_error(node, "a scale of known shape", emit::show(scale)));
     };
     b.room_for(dtype, &[n_channels])?;

@@ -2,7 +2,6 @@
 
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::DataType;
 use crate::vjp::Vjp;
 use crate::vjp::linear::{self, Matrix};
 
@@ -60,9 +59,10 @@ fn constant(v: &mut Vjp<'_>) -> Result<(), GradError> {
 }
 
 fn copies(v: &mut Vjp<'_>, mode: &str) -> Result<(), GradError> {
-    let rank = v.x_shape(0)?.len();
-    let mut dx = v.dy();
-    for (axis, before, after) in given(v)?.into_iter().rev() {
+    let mut padded = given(v)?;
+    padded.sort_unstable();
+    let mut matrices = Vec::new();
+    for (axis, before, after) in padded {
         if (before, after) == (0, 0) {
             continue;
         }
@@ -75,13 +75,13 @@ fn copies(v: &mut Vjp<'_>, mode: &str) -> Result<(), GradError> {
             ));
         }
         let n_out = usize::try_from(before + size as i64 + after).unwrap_or(0);
-        v.g.room_for(DataType::F64, &[n_out, size])?;
-        let sources: Vec<usize> =
-            (-before..size as i64 + after).map(|position| source(mode, position, size as i64)).collect();
-        let matrix = Matrix::selection(&sources, size);
-        dx = linear::transposed_along(v, &dx, axis, rank, &matrix)?;
+        let mut matrix = Matrix::zeros(v.g, n_out, size)?;
+        for (out, position) in (0..n_out).zip(-before..) {
+            matrix.add(out, source(mode, position, size as i64), 1.0);
+        }
+        matrices.push((axis, matrix));
     }
-    let dx = emit::reshape_like(v.g, &dx, v.x(0))?;
+    let dx = linear::transposed(v, &v.dy(), &matrices)?;
     v.set_dx(0, dx);
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! Rules of windowed pooling, any number of spatial axes.
 
-use std::collections::BTreeMap;
-
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::{Attribute, DataType, Node, Tensor};
+use crate::graph::Node;
+use crate::vjp::linear::{self, Matrix};
 use crate::vjp::window::{self, Axis};
 use crate::vjp::{Lowered, Mode, Vjp};
 
@@ -14,14 +13,11 @@ pub(super) fn lower_max(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowere
     if node.output(1).is_some() && node.int("storage_order", 0)? != 0 {
         return Err(emit::shape_error(node, "`Indices` in row-major order", "`storage_order` 1"));
     }
-    let indices = match node.output(1) {
-        Some(name) => name.to_owned(),
-        None => b.fresh("Indices"),
-    };
+    let indices = emit::output_or_fresh(b, node, 1, "Indices");
     let mut training = rounded_down(b, node)?;
     training.outputs = vec![node.outputs[0].clone(), indices.clone()];
     b.push(training)?;
-    Ok(Lowered { saved: BTreeMap::from([("indices", indices)]), next_state: Vec::new() })
+    Ok(Lowered::saving([("indices", indices)]))
 }
 
 /// The pool as [`rounded_down`] writes it.
@@ -37,7 +33,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, G
 /// refuses whatever has the shape that the pool really gives.
 fn rounded_down(b: &Builder, node: &Node) -> Result<Node, GradError> {
     let mut plain = node.clone();
-    let Some(Attribute::Ints(kernel)) = node.attributes.get("kernel_shape") else { return Ok(plain) };
+    let Some(kernel) = node.ints("kernel_shape")? else { return Ok(plain) };
     if node.int("ceil_mode", 0)? == 0 || node.string("auto_pad", "NOTSET")? != "NOTSET" {
         return Ok(plain);
     }
@@ -68,8 +64,7 @@ fn rounded_down(b: &Builder, node: &Node) -> Result<Node, GradError> {
 /// windows overlap they add up. Saves the indices.
 pub(super) fn max(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let axes = read(v)?;
-    let indices = v.saved("indices").expect("invariant: the lowering of MaxPool saves its indices");
-    let indices = emit::reshape(v.g, indices, &[-1])?;
+    let indices = emit::reshape(v.g, v.saved("indices"), &[-1])?;
     let dy = v.dy();
     let dy = emit::reshape(v.g, &dy, &[-1])?;
     let zeros = emit::zeros_like(v.g, v.x(0))?;
@@ -93,50 +88,13 @@ pub(super) fn average(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let include_pad = v.node.int("count_include_pad", 0)? != 0;
     // Until opset 18 the divisor was the whole window, even where rounding up moves it beyond the padding.
     let whole_window = v.g.opset() < 19;
-    room_for(v, &axes)?;
-    let matrices: Vec<Vec<f64>> =
-        axes.iter().map(|axis| averaging_matrix(axis, include_pad, whole_window)).collect();
-    let dy = v.dy();
-    let dx = backwards(v, &dy, &axes, &matrices)?;
+    let mut matrices = Vec::new();
+    for (i, axis) in (2..).zip(&axes) {
+        matrices.push((i, averaging_matrix(v, axis, include_pad, whole_window)?));
+    }
+    let dx = linear::transposed(v, &v.dy(), &matrices)?;
     v.set_dx(0, dx);
     Ok(())
-}
-
-/// # Errors
-/// [`GradError::Limit`] if the matrices `[output, input]` of all spatial axes are too much.
-fn room_for(v: &Vjp<'_>, axes: &[Axis]) -> Result<(), GradError> {
-    axes.iter().try_for_each(|a| v.g.room_for(DataType::F64, &[a.output as usize, a.input as usize]))
-}
-
-/// `gradient` times the matrix `[output, input]` of each spatial axis.
-fn backwards(
-    v: &mut Vjp<'_>,
-    gradient: &str,
-    axes: &[Axis],
-    matrices: &[Vec<f64>],
-) -> Result<String, GradError> {
-    let dtype = v.g.value(v.x(0))?.dtype;
-    let mut gradient = gradient.to_owned();
-    for (i, (axis, matrix)) in axes.iter().zip(matrices).enumerate().rev() {
-        let (n_rows, n_columns) = (axis.output as usize, axis.input as usize);
-        if i + 1 == axes.len() {
-            let matrix = v.g.constant(Tensor::from_f64(dtype, &[n_rows, n_columns], matrix)?)?;
-            gradient = v.op("MatMul", &[&gradient, &matrix], &[])?;
-            continue;
-        }
-        if i + 2 < axes.len() {
-            // The axes behind this one as the columns of one matrix.
-            let outputs: Vec<i64> = axes[..=i].iter().map(|a| a.output).collect();
-            gradient = emit::reshape(v.g, &gradient, &[vec![0, 0], outputs, vec![-1]].concat())?;
-        }
-        let transposed: Vec<f64> = (0..n_columns)
-            .flat_map(|c| (0..n_rows).map(move |r| (r, c)))
-            .map(|(r, c)| matrix[r * n_columns + c])
-            .collect();
-        let matrix = v.g.constant(Tensor::from_f64(dtype, &[n_columns, n_rows], &transposed)?)?;
-        gradient = v.op("MatMul", &[&matrix, &gradient], &[])?;
-    }
-    emit::reshape_like(v.g, &gradient, v.x(0))
 }
 
 /// Y = (Σ |x|^p)^(1/p) over each window: dX = sign(x) |x|^(p-1) Σ dy y^(1-p), the sum over the windows that x is
@@ -146,9 +104,11 @@ pub(super) fn lp(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let p = v.node.int("p", 2)?;
     let dy = v.dy();
     let share = norm_share(v, &dy, p)?;
-    room_for(v, &axes)?;
-    let matrices: Vec<Vec<f64>> = axes.iter().map(summing_matrix).collect();
-    let summed = backwards(v, &share, &axes, &matrices)?;
+    let mut matrices = Vec::new();
+    for (i, axis) in (2..).zip(&axes) {
+        matrices.push((i, summing_matrix(v, axis)?));
+    }
+    let summed = linear::transposed(v, &share, &matrices)?;
     let slope = norm_slope(v, p)?;
     let dx = v.op("Mul", &[&slope, &summed], &[])?;
     v.set_dx(0, dx);
@@ -166,19 +126,14 @@ pub(super) fn global_lp(v: &mut Vjp<'_>) -> Result<(), GradError> {
     Ok(())
 }
 
-/// dy y^(1-p), 0 where y = 0.
+/// dy y^(1-p); any number where y = 0, as each x of that norm is 0 and so is its slope.
 fn norm_share(v: &mut Vjp<'_>, dy: &str, p: i64) -> Result<String, GradError> {
     if p == 1 {
         return Ok(dy.to_owned());
     }
-    let dtype = v.g.value(v.y(0))?.dtype;
-    let one = v.g.scalar(dtype, 1.0)?;
-    let is_positive = v.op("Sign", &[v.y(0)], &[])?;
-    let is_zero = v.op("Sub", &[&one, &is_positive], &[])?;
-    let divisor = v.op("Add", &[v.y(0), &is_zero], &[])?;
+    let divisor = emit::nonzero(v.g, v.y(0))?;
     let divisor = power(v, &divisor, p - 1)?;
-    let share = v.op("Div", &[dy, &divisor], &[])?;
-    v.op("Mul", &[&share, &is_positive], &[])
+    v.op("Div", &[dy, &divisor], &[])
 }
 
 /// sign(x) |x|^(p-1).
@@ -204,21 +159,26 @@ fn power(v: &mut Vjp<'_>, x: &str, exponent: i64) -> Result<String, GradError> {
     v.op("Pow", &[x, &exponent], &[])
 }
 
-/// Row major `[output, input]`: 1 where the window covers the position.
-fn summing_matrix(axis: &Axis) -> Vec<f64> {
-    let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
+/// 1 where the window covers the position.
+fn summing_matrix(v: &Vjp<'_>, axis: &Axis) -> Result<Matrix, GradError> {
+    let mut matrix = Matrix::zeros(v.g, axis.output as usize, axis.input as usize)?;
     for output in 0..axis.output {
         let start = output * axis.stride - axis.begin;
         for k in axis.before(start, 0)..axis.before(start, axis.input) {
-            matrix[(output * axis.input + start + k * axis.dilation) as usize] = 1.0;
+            matrix.add(output as usize, (start + k * axis.dilation) as usize, 1.0);
         }
     }
-    matrix
+    Ok(matrix)
 }
 
-/// Row major `[output, input]`: the weight of each input position in each output position.
-fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f64> {
-    let mut matrix = vec![0.0; (axis.output * axis.input) as usize];
+/// The weight of each input position in each output position.
+fn averaging_matrix(
+    v: &Vjp<'_>,
+    axis: &Axis,
+    include_pad: bool,
+    whole_window: bool,
+) -> Result<Matrix, GradError> {
+    let mut matrix = Matrix::zeros(v.g, axis.output as usize, axis.input as usize)?;
     for output in 0..axis.output {
         let start = output * axis.stride - axis.begin;
         let inside = axis.before(start, 0)..axis.before(start, axis.input);
@@ -228,16 +188,14 @@ fn averaging_matrix(axis: &Axis, include_pad: bool, whole_window: bool) -> Vec<f
             (true, false) => axis.before(start, axis.input + axis.end),
         };
         for k in inside {
-            let position = start + k * axis.dilation;
-            matrix[(output * axis.input + position) as usize] = 1.0 / n_counted as f64;
+            matrix.add(output as usize, (start + k * axis.dilation) as usize, 1.0 / n_counted as f64);
         }
     }
-    matrix
+    Ok(matrix)
 }
 
 fn read(v: &Vjp<'_>) -> Result<Vec<Axis>, GradError> {
-    let Some(Attribute::Ints(kernel)) = v.node.attributes.get("kernel_shape") else {
-        return Err(emit::shape_error(v.node, "attribute `kernel_shape`", "none"));
-    };
+    let kernel = v.node.ints("kernel_shape")?;
+    let kernel = kernel.ok_or_else(|| emit::shape_error(v.node, "attribute `kernel_shape`", "none"))?;
     window::axes(v.node, &v.x_shape(0)?, Some(&v.y_shape(0)?), kernel)
 }

@@ -30,8 +30,7 @@ pub(super) fn extremum(v: &mut Vjp<'_>) -> Result<(), GradError> {
 /// y = Σ x²: dx = 2 x dy.
 pub(super) fn sum_square(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dy = kept_of_some(v, &v.dy())?;
-    let two = two(v)?;
-    let twice = v.op("Mul", &[&dy, &two], &[])?;
+    let twice = v.op("Add", &[&dy, &dy], &[])?;
     scale(v, v.x(0), &twice)
 }
 
@@ -46,9 +45,8 @@ pub(super) fn l1(v: &mut Vjp<'_>) -> Result<(), GradError> {
 pub(super) fn l2(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dy = kept_of_some(v, &v.dy())?;
     let y = kept(v, v.y(0))?;
-    let is_zero = is_zero(v, &y)?;
-    // Any other divisor does: x is zero there.
-    let divisor = v.op("Add", &[&y, &is_zero], &[])?;
+    // Where y is zero, so is x.
+    let divisor = emit::nonzero(v.g, &y)?;
     let share = v.op("Div", &[&dy, &divisor], &[])?;
     scale(v, v.x(0), &share)
 }
@@ -80,12 +78,12 @@ pub(super) fn product(v: &mut Vjp<'_>) -> Result<(), GradError> {
         v.set_dx(0, dy);
         return Ok(());
     }
-    let is_zero = is_zero(v, v.x(0))?;
+    let is_zero = emit::is_zero(v.g, v.x(0))?;
     let divisor = v.op("Add", &[v.x(0), &is_zero], &[])?;
     let product = emit::reduce(v.g, "ReduceProd", &divisor, &axes, true)?;
     let n_zeros = emit::reduce(v.g, "ReduceSum", &is_zero, &axes, true)?;
     let n_other_zeros = v.op("Sub", &[&n_zeros, &is_zero], &[])?;
-    let is_alone = self::is_zero(v, &n_other_zeros)?;
+    let is_alone = emit::is_zero(v.g, &n_other_zeros)?;
     let dy = v.op("Mul", &[&dy, &product], &[])?;
     let share = v.op("Div", &[&dy, &divisor], &[])?;
     scale(v, &share, &is_alone)
@@ -95,19 +93,6 @@ fn scale(v: &mut Vjp<'_>, x: &str, by: &str) -> Result<(), GradError> {
     let dx = v.op("Mul", &[x, by], &[])?;
     v.set_dx(0, dx);
     Ok(())
-}
-
-fn two(v: &mut Vjp<'_>) -> Result<String, GradError> {
-    let dtype = v.g.value(v.x(0))?.dtype;
-    v.g.scalar(dtype, 2.0)
-}
-
-/// 1 where `x` is 0, else 0, in the type of `x`.
-fn is_zero(v: &mut Vjp<'_>, x: &str) -> Result<String, GradError> {
-    let dtype = v.g.value(x)?.dtype;
-    let zero = v.g.scalar(dtype, 0.0)?;
-    let is_zero = v.op("Equal", &[x, &zero], &[])?;
-    emit::cast(v.g, &is_zero, dtype)
 }
 
 /// Spatial axes only, always kept: dx = dy / (number of positions), repeated.

@@ -2,7 +2,6 @@
 
 use crate::emit;
 use crate::error::GradError;
-use crate::graph::DataType;
 use crate::vjp::Vjp;
 use crate::vjp::linear::{self, Matrix};
 
@@ -12,8 +11,8 @@ pub(super) fn resize(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let rank = x.len();
     let scales = given_scales(v, rank)?;
     let how = Interpolation::of(v)?;
-    let mut dx = v.dy();
-    for axis in (0..rank).rev() {
+    let mut matrices = Vec::new();
+    for axis in 0..rank {
         if x[axis] == y[axis] && scales[axis].is_none_or(|scale| scale == 1.0) {
             continue;
         }
@@ -22,11 +21,11 @@ pub(super) fn resize(v: &mut Vjp<'_>) -> Result<(), GradError> {
             emit::shape_error(v.node, format!("a known size of output axis {axis}"), emit::show(&y))
         })?;
         let scale = scales[axis].unwrap_or(n_out as f32 / n_in as f32);
-        v.g.room_for(DataType::F64, &[n_out, n_in])?;
-        let matrix = how.matrix(n_in, n_out, scale);
-        dx = linear::transposed_along(v, &dx, axis, rank, &matrix)?;
+        let mut matrix = Matrix::zeros(v.g, n_out, n_in)?;
+        how.weigh(&mut matrix, scale);
+        matrices.push((axis, matrix));
     }
-    let dx = emit::reshape_like(v.g, &dx, v.x(0))?;
+    let dx = linear::transposed(v, &v.dy(), &matrices)?;
     v.set_dx(0, dx);
     Ok(())
 }
@@ -89,19 +88,19 @@ impl<'a> Interpolation<'a> {
         Ok(how)
     }
 
-    fn matrix(&self, n_in: usize, n_out: usize, scale: f32) -> Matrix {
-        let mut matrix = Matrix::zeros(n_out, n_in);
+    /// Adds the weights of every output position.
+    fn weigh(&self, matrix: &mut Matrix, scale: f32) {
+        let (n_in, n_out) = (matrix.n_in, matrix.n_out);
         for out in 0..n_out {
             // All that is further outside looks at the edge alone.
             let at = self.coordinate(out as f32, n_in as f32, n_out as f32, scale);
             let at = at.clamp(-4.0, n_in as f32 + 4.0);
             match self.mode {
-                "linear" => linear_weights(&mut matrix, out, at),
-                "cubic" => self.cubic_weights(&mut matrix, out, at),
+                "linear" => linear_weights(matrix, out, at),
+                "cubic" => self.cubic_weights(matrix, out, at),
                 _ => matrix.add(out, self.nearest(at, n_in), 1.0),
             }
         }
-        matrix
     }
 
     /// The position in the input that position `out` of the output looks at.

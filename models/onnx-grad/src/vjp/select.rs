@@ -1,7 +1,5 @@
 //! Rules of operators that select by order or position: TopK, CumSum, Trilu.
 
-use std::collections::BTreeMap;
-
 use crate::builder::Builder;
 use crate::emit;
 use crate::error::GradError;
@@ -11,26 +9,19 @@ use crate::vjp::{Lowered, Mode, Vjp};
 /// TopK with its second output, where the values came from.
 pub(super) fn lower_top_k(b: &mut Builder, node: &Node, _: &Mode) -> Result<Lowered, GradError> {
     let mut training = node.clone();
-    let indices = match node.output(1) {
-        Some(name) => name.to_owned(),
-        None => b.fresh("Indices"),
-    };
-    let values = match node.output(0) {
-        Some(name) => name.to_owned(),
-        None => b.fresh("Values"),
-    };
+    let indices = emit::output_or_fresh(b, node, 1, "Indices");
+    let values = emit::output_or_fresh(b, node, 0, "Values");
     training.outputs = vec![values, indices.clone()];
     b.push(training)?;
-    Ok(Lowered { saved: BTreeMap::from([("indices", indices)]), next_state: Vec::new() })
+    Ok(Lowered::saving([("indices", indices)]))
 }
 
 /// y = the k largest or smallest of x: dy where they came from, zero elsewhere. Saves the indices.
 pub(super) fn top_k(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let Some(dy) = v.dy_at(0).map(str::to_owned) else { return Ok(()) };
-    let indices = v.saved("indices").expect("invariant: the lowering of TopK saves its indices");
     let axis = v.node.int("axis", -1)?;
     let zeros = emit::zeros_like(v.g, v.x(0))?;
-    let dx = v.op("ScatterElements", &[&zeros, indices, &dy], &[("axis", axis.into())])?;
+    let dx = v.op("ScatterElements", &[&zeros, v.saved("indices"), &dy], &[("axis", axis.into())])?;
     v.set_dx(0, dx);
     Ok(())
 }

@@ -14,12 +14,21 @@ pub(super) fn slice(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let shape = v.x_shape(0)?;
     let rank = shape.len();
     let bounds = emit::const_ints(v.g, v.x(1)).zip(emit::const_ints(v.g, v.x(2)));
-    let n_axes = match &bounds {
-        Some((starts, _)) => starts.len(),
-        None => v.x_shape(1)?.first().and_then(|d| d.size()).unwrap_or(rank),
+    let axes = if v.node.input(3).is_some() {
+        v.const_ints(3)?
+    } else {
+        let n_bounds = v.x_shape(1)?.first().and_then(|d| d.size());
+        (0..n_bounds.unwrap_or(rank) as i64).collect()
     };
-    let axes = if v.node.input(3).is_some() { v.const_ints(3)? } else { (0..n_axes as i64).collect() };
-    let steps = if v.node.input(4).is_some() { v.const_ints(4)? } else { vec![1; n_axes] };
+    let steps = if v.node.input(4).is_some() { v.const_ints(4)? } else { vec![1; axes.len()] };
+    let fits = |n: usize| n == axes.len();
+    // Shape inference does not read long ones, and so has not compared them.
+    if !bounds.as_ref().is_none_or(|(starts, ends)| fits(starts.len()) && fits(ends.len()))
+        || !fits(steps.len())
+    {
+        let expected = format!("as many starts, ends and steps as axes, {}", axes.len());
+        return Err(emit::shape_error(v.node, expected, "other numbers of them"));
+    }
     let mut dx = v.dy();
     let mut pads = vec![Entry::Known(0); 2 * rank];
     for (i, &axis) in axes.iter().enumerate() {
@@ -97,20 +106,13 @@ fn sources_of_unknown(v: &mut Vjp<'_>, i: usize, axis: usize) -> Result<String, 
     let size = emit::dim(v.g, v.x(0), axis)?.vector(v.g)?;
     let n_sliced = emit::dim(v.g, v.y(0), axis)?.vector(v.g)?;
     let front = v.g.ints(&[0])?;
-    let positions = count_to(v, &size)?;
+    let positions = emit::count_to(v.g, &size)?;
     let mut inputs = vec![positions.as_str(), &bounds[0], &bounds[1], &front];
     inputs.extend(bounds.get(2).map(String::as_str));
     let positions = v.op("Slice", &inputs, &[])?;
-    let order = count_to(v, &n_sliced)?;
+    let order = emit::count_to(v.g, &n_sliced)?;
     let nothing = v.op("Expand", &[&n_sliced, &size], &[])?;
     v.op("ScatterElements", &[&nothing, &positions, &order], &[])
-}
-
-/// 0, 1, … up to the single element of `n`.
-fn count_to(v: &mut Vjp<'_>, n: &str) -> Result<String, GradError> {
-    let n = v.op("Squeeze", &[n], &[])?;
-    let (zero, one) = (emit::int(v.g, 0)?, emit::int(v.g, 1)?);
-    v.op("Range", &[&zero, &n, &one], &[])
 }
 
 /// Element `sources[i]` of `axis` at position `i`, zero where that is one past the last.

@@ -22,9 +22,7 @@ pub(super) fn tan(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let square = v.op("Mul", &[v.y(0), v.y(0)], &[])?;
     let one = one(v)?;
     let slope = v.op("Add", &[&one, &square], &[])?;
-    let dx = v.op("Mul", &[&v.dy(), &slope], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(&slope)
 }
 
 /// y = sinh x: dx = dy cosh x.
@@ -90,9 +88,7 @@ enum Squared {
 /// dx = dy f(x).
 fn times(v: &mut Vjp<'_>, derivative: &str) -> Result<(), GradError> {
     let slope = v.op(derivative, &[v.x(0)], &[])?;
-    let dx = v.op("Mul", &[&v.dy(), &slope], &[])?;
-    v.set_dx(0, dx);
-    Ok(())
+    v.set_dx_by_slope(&slope)
 }
 
 fn over(v: &mut Vjp<'_>, squared: Squared) -> Result<(), GradError> {

@@ -1,8 +1,8 @@
 //! Activation functions, and functions of one variable whose gradient takes other functions.
 
-use onnx_grad::graph::{Attribute, DataType, Tensor};
+use onnx_grad::graph::Attribute;
 
-use crate::problem::{Arg, Fill, Problem, batch, float, x};
+use crate::problem::{Arg, Fill, Problem, batch, float, mask, x};
 
 /// Inputs of an odd number of elements: [`Fill::Apart`] then stays 0.25 off every multiple of 0.5, where the kinks are.
 fn inputs(fill: Fill) -> Vec<Arg> {
@@ -170,9 +170,6 @@ fn powers() -> Vec<Problem> {
 
 /// Where, Max and Min where one side is a scalar or has axes of size 1.
 fn choices() -> Vec<Problem> {
-    let mask = |dims: &[usize], bytes: &[u8]| {
-        Arg::Const(Tensor { dtype: DataType::Bool, dims: dims.to_vec(), bytes: bytes.to_vec() })
-    };
     let apart = |arg: Arg| arg.fill(Fill::Apart);
     vec![
         Problem::new("Where", vec![mask(&[], &[1]), x(&[]), x(&[])]),

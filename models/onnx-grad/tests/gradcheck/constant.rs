@@ -90,7 +90,6 @@ fn nothing_behind_them_learns() {
     let mut b = Builder::new("choice", 21);
     b.input("x", DataType::F32, vec!["batch".into(), 2.into()]).unwrap();
     b.initializer("w", Tensor::from_f32(&[2], &[1.0, 2.0])).unwrap();
-    b.constant(Tensor::from_i64(&[], &[2])).unwrap();
     b.initializer("depth", Tensor::from_i64(&[], &[2])).unwrap();
     b.initializer("values", Tensor::from_f32(&[2], &[0.5, 3.0])).unwrap();
     b.op_named("Mul", &["x", "w"], &[], "product").unwrap();

@@ -2,7 +2,7 @@
 
 use onnx_grad::graph::Tensor;
 
-use crate::problem::{Arg, Problem, batch, bools, int, ints, x};
+use crate::problem::{Arg, Problem, batch, int, ints, mask, x};
 
 fn table(dims: &[usize], values: &[i64]) -> Arg {
     Arg::Const(Tensor::from_i64(dims, values))
@@ -65,9 +65,10 @@ fn gathers() -> Vec<Problem> {
     problems.push(tuples(1, x(&[2, 3, 2]), table(&[2, 2, 1], &[1, 1, 0, 2])));
     problems.push(tuples(2, x(&[2, 2, 3, 2]), table(&[2, 2, 2], &[1, 1, 0, 0, 2, 1, 2, 0])));
 
-    problems.push(Problem::new("Compress", vec![batch(&[2, 4]), bools(&[0, 1, 0, 1])]).attr("axis", 1_i64));
-    problems.push(Problem::new("Compress", vec![x(&[2, 4]), bools(&[0, 1, 1])]).attr("axis", -1_i64));
-    problems.push(Problem::new("Compress", vec![x(&[2, 2]), bools(&[1, 0, 0, 1])]));
+    problems
+        .push(Problem::new("Compress", vec![batch(&[2, 4]), mask(&[4], &[0, 1, 0, 1])]).attr("axis", 1_i64));
+    problems.push(Problem::new("Compress", vec![x(&[2, 4]), mask(&[3], &[0, 1, 1])]).attr("axis", -1_i64));
+    problems.push(Problem::new("Compress", vec![x(&[2, 2]), mask(&[4], &[1, 0, 0, 1])]));
     problems
 }
 

@@ -2,7 +2,7 @@
 
 use onnx_grad::graph::{DataType, Tensor};
 
-use crate::problem::{Arg, Fill, Problem, batch, float, int, ints, x};
+use crate::problem::{Arg, Fill, Problem, batch, float, int, ints, mask, x};
 
 /// Pairs of shapes that broadcast: same, scalar, suffix, inner 1, both ways, batch of 1, symbolic batch.
 fn pairs() -> Vec<[Arg; 2]> {
@@ -62,8 +62,8 @@ pub fn elementwise() -> Vec<Problem> {
         }
     }
     problems.push(Problem::new("Relu", vec![batch(&[2, 3, 4, 4]).fill(Fill::OffZero)]).f32());
-    let training = Arg::Const(Tensor { dtype: DataType::Bool, dims: vec![], bytes: vec![1] });
-    problems.push(Problem::new("Dropout", vec![batch(&[2, 3]), float(0.5), training]).outputs(2, &[1]));
+    problems
+        .push(Problem::new("Dropout", vec![batch(&[2, 3]), float(0.5), mask(&[], &[1])]).outputs(2, &[1]));
     for to in [1_i64, 11] {
         problems.push(Problem::new("Cast", vec![batch(&[2, 3])]).attr("to", to).f32());
     }
@@ -84,9 +84,6 @@ pub fn elementwise() -> Vec<Problem> {
     problems.push(Problem::new("Clip", vec![grid.clone(), Arg::Absent, float(0.1)]));
     problems.push(Problem::new("Clip", vec![grid]));
 
-    let mask = |dims: &[usize], bytes: &[u8]| {
-        Arg::Const(Tensor { dtype: DataType::Bool, dims: dims.to_vec(), bytes: bytes.to_vec() })
-    };
     problems.push(Problem::new("Where", vec![mask(&[2, 3], &[1, 0, 1, 0, 0, 1]), x(&[2, 3]), x(&[3])]));
     problems.push(Problem::new("Where", vec![mask(&[3], &[1, 0, 1]), x(&[]), batch(&[2, 3])]));
     problems.push(Problem::new("Where", vec![mask(&[2, 1], &[0, 1]), float(0.5), x(&[2, 3])]));

@@ -165,6 +165,6 @@ pub fn float(value: f64) -> Arg {
     Arg::Floats(Vec::new(), vec![value])
 }
 
-pub fn bools(values: &[u8]) -> Arg {
-    Arg::Const(Tensor { dtype: DataType::Bool, dims: vec![values.len()], bytes: values.to_vec() })
+pub fn mask(dims: &[usize], bytes: &[u8]) -> Arg {
+    Arg::Const(Tensor { dtype: DataType::Bool, dims: dims.to_vec(), bytes: bytes.to_vec() })
 }
