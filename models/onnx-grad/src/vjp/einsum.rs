@@ -70,15 +70,15 @@ fn gradient(v: &mut Vjp<'_>, equation: &Equation, i: usize) -> Result<String, Gr
         names.extend(others.iter().map(|&other| v.x(other)));
         dx = v.g.op("Einsum", &names, &[("equation", transposed.as_str().into())])?;
     }
-    // An axis of size 1 may have met a longer one.
-    let named = term.iter().zip(&shape);
-    let kept: Vec<Dim> = named.filter(|(label, _)| is_elsewhere(label)).map(|(_, dim)| dim.clone()).collect();
-    dx = emit::unbroadcast(v.g, &dx, &kept)?;
+    // An axis of size 1 may have met a longer one, here or in an input that dx is a product of.
+    let named = term.iter().zip(&shape).filter(|(label, _)| is_elsewhere(label)).map(|(_, dim)| dim);
+    let found = v.g.shape(&dx)?.clone();
+    let kept = named.zip(found).map(|(dim, found)| if found.size() == Some(1) { found } else { dim.clone() });
+    dx = emit::unbroadcast(v.g, &dx, &kept.collect::<Vec<Dim>>())?;
     let alone: Vec<i64> = (0..).zip(term).filter(|(_, l)| !is_elsewhere(l)).map(|(axis, _)| axis).collect();
-    if alone.is_empty() {
-        return Ok(dx);
+    if !alone.is_empty() {
+        let axes = v.g.ints(&alone)?;
+        dx = v.op("Unsqueeze", &[&dx, &axes], &[])?;
     }
-    let axes = v.g.ints(&alone)?;
-    let dx = v.op("Unsqueeze", &[&dx, &axes], &[])?;
     emit::expand_like(v.g, &dx, v.x(i))
 }

@@ -14,6 +14,8 @@ pub fn depthwise() -> Vec<Problem> {
         conv(image(), &[3, 1, 2, 3], 3).ints("pads", &[0, 2, 1, 1]).ints("strides", &[3, 2]),
         conv(image(), &[3, 1, 3, 2], 3).ints("dilations", &[2, 3]).ints("pads", &[2, 0, 1, 0]),
         conv(image(), &[6, 1, 3, 3], 3).ints("strides", &[2, 1]),
+        conv(image(), &[6, 1, 3, 2], 3).ints("dilations", &[2, 2]).ints("pads", &[1, 0, 3, 2]),
+        conv(batch(&[1, 3, 4, 4]), &[6, 1, 3, 3], 3).ints("pads", &[1, 1, 1, 1]),
         conv(image(), &[3, 1, 5, 4], 3).attr("auto_pad", "SAME_UPPER").ints("strides", &[2, 2]),
         conv(image(), &[6, 1, 3, 4], 3).attr("auto_pad", "SAME_LOWER"),
         // The last axis has one weight; both have.
@@ -91,6 +93,7 @@ pub fn pools() -> Vec<Problem> {
         let pool = |input, kernel: &[i64]| Problem::new(op, vec![input]).f32().ints("kernel_shape", kernel);
         let mut of_op = vec![
             pool(volume(), &[2, 2, 2]).ints("strides", &[2, 2, 2]),
+            pool(volume(), &[2, 1, 1]),
             pool(volume(), &[3, 2, 3]).ints("strides", &[2, 1, 3]).ints("pads", &[1, 0, 1, 1, 1, 0]),
             pool(x(&[1, 1, 1, 1, 1]).fill(fill), &[1, 1, 1]),
         ];
@@ -142,6 +145,12 @@ pub fn pools() -> Vec<Problem> {
                 .ints("pads", &[1, 1, 0, 1])
                 .attr("p", p),
         );
+    }
+    // Norms of nothing but zeros, between which a difference is as large to either side.
+    for p in [2_i64, 3] {
+        let zeros = || batch(&[2, 2, 3, 3]).fill(Fill::Zero);
+        problems.push(Problem::new("GlobalLpPool", vec![zeros()]).f32().attr("p", p));
+        problems.push(Problem::new("LpPool", vec![zeros()]).f32().ints("kernel_shape", &[2, 2]).attr("p", p));
     }
     problems
 }

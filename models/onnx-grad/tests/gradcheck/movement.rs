@@ -61,15 +61,11 @@ pub fn slices() -> Vec<Problem> {
     problems.push(Problem::new("Slice", [&[batch(&[3, 2, 4])], &both[..]].concat()));
     problems.push(Problem::new("Slice", vec![x(&[3, 1]), ints(&[0, 0]), ints(&[2, 1])]));
     // Bounds that are computed: 2 and 3 of 5, and of an unknown number.
-    let computed = vec![x(&[2, 5]), int_of(2), Arg::ShapeOf(vec![4]), ints(&[1])];
+    let computed = vec![x(&[2, 5]), ints(&[2]), Arg::ShapeOf(vec![4]), ints(&[1])];
     problems.push(Problem::new("Slice", computed));
-    let computed = vec![batch(&[5]), int_of(1), Arg::ShapeOf(vec![4]), ints(&[0]), ints(&[2])];
+    let computed = vec![batch(&[5]), ints(&[1]), Arg::ShapeOf(vec![4]), ints(&[0]), ints(&[2])];
     problems.push(Problem::new("Slice", computed));
     problems
-}
-
-fn int_of(value: i64) -> Arg {
-    ints(&[value])
 }
 
 pub fn rearrangements() -> Vec<Problem> {
@@ -187,5 +183,8 @@ pub fn einsums() -> Vec<Problem> {
         product("...i->...", vec![batch(&[2, 3])]),
         product("aB->Ba", vec![x(&[2, 3])]),
         product("ij,kj->ik", vec![x(&[1, 3]), x(&[1, 3])]),
+        // Axes of size 1 that meet longer ones.
+        product("ij,kj->ik", vec![x(&[2, 3]), x(&[4, 1])]),
+        product("bi,bi->bi", vec![x(&[2, 3]), x(&[1, 3])]),
     ]
 }

@@ -18,6 +18,8 @@ fn layer_norms() -> Vec<Problem> {
         norm(vec![batch(&[3, 4, 5]), x(&[5])]).attr("epsilon", 0.1_f32),
         norm(vec![batch(&[3, 4, 5]), x(&[4, 5]), x(&[4, 5])]).attr("axis", 1_i64),
         norm(vec![batch(&[2, 3, 2, 4]), x(&[2, 4]), x(&[2, 4])]).attr("axis", -2_i64),
+        norm(vec![batch(&[2, 3, 2, 4]), x(&[3, 2, 4]), x(&[3, 2, 4])]).attr("axis", -3_i64),
+        norm(vec![batch(&[1, 3, 2]), x(&[3, 2]), x(&[3, 2])]).attr("axis", 1_i64),
         norm(vec![batch(&[6, 7]), x(&[7]), x(&[7])]),
         norm(vec![x(&[2, 3]), x(&[2, 3]), x(&[2, 3])]).attr("axis", 0_i64),
         norm(vec![x(&[5]), x(&[5]), x(&[5])]),

@@ -42,6 +42,13 @@ pub fn resizes() -> Vec<Problem> {
     }
     problems.push(resize("cubic", by_scales(factors[0])).attr("exclude_outside", 1_i64));
     problems.push(resize("cubic", by_scales(factors[1])).attr("cubic_coeff_a", -0.5_f32));
+    for coordinates in ["half_pixel", "align_corners"] {
+        let outside =
+            resize("cubic", by_sizes(x(&[2, 2, 4, 5]), &[2, 2, 3, 9])).attr("exclude_outside", 1_i64);
+        problems.push(outside.attr("coordinate_transformation_mode", coordinates));
+    }
+    problems.push(resize("cubic", vec![x(&[3, 2]), Arg::Absent, scales(&[2.0, 1.5])]));
+    problems.push(resize("nearest", vec![batch(&[2, 2, 3, 2]), Arg::Absent, scales(&[1.0, 2.0, 1.0, 1.5])]));
     let symmetric = resize("linear", by_scales(&[1.0, 1.0, 1.2, 0.9])).opsets(&[19, 21]);
     problems.push(symmetric.attr("coordinate_transformation_mode", "half_pixel_symmetric"));
     problems.push(resize("nearest", vec![x(&[3]), Arg::Absent, scales(&[2.0])]));

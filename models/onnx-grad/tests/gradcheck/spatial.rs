@@ -34,9 +34,19 @@ fn convolutions_of(height: usize, width: usize) -> Vec<Problem> {
         conv(vec![image(), x(&[3, 4, 3, 2])]).attr("auto_pad", "SAME_UPPER").ints("strides", &[2, 2]),
         conv(vec![image(), x(&[3, 4, 2, 4])]).attr("auto_pad", "SAME_LOWER"),
         conv(vec![image(), x(&[3, 4, 2, 2])]).attr("auto_pad", "VALID"),
+        // Stride 1 with padding of four sizes, and one image at a time, of known and of unknown number.
+        conv(vec![image(), x(&[3, 4, 3, 2])]).ints("pads", &[2, 0, 1, 1]),
+        conv(vec![image(), x(&[3, 4, 3, 3])]).ints("pads", &[0, 1, 2, 0]),
+        conv(vec![batch(&[1, 4, height, width]), x(&[3, 4, 3, 3])]).ints("pads", &[1, 1, 1, 1]),
+        conv(vec![x(&[1, 4, height, width]), x(&[3, 4, 3, 3]), x(&[3])]).ints("pads", &[1, 0, 0, 2]),
+        conv(vec![x(&[2, 4, height, width]), x(&[3, 4, 2, 3])]).ints("strides", &[1, 2]),
         // Groups, depthwise, depthwise with a multiplier.
         conv(vec![image(), x(&[6, 2, 3, 3]), x(&[6])]).attr("group", 2_i64).ints("pads", &[1, 1, 1, 1]),
         conv(vec![image(), x(&[6, 2, 3, 3])]).attr("group", 2_i64).ints("strides", &[2, 2]),
+        conv(vec![image(), x(&[4, 2, 3, 2])])
+            .attr("group", 2_i64)
+            .ints("dilations", &[2, 3])
+            .ints("pads", &[1, 0, 2, 3]),
         conv(vec![image(), x(&[4, 1, 3, 3])]).attr("group", 4_i64).ints("pads", &[1, 1, 1, 1]),
         conv(vec![image(), x(&[8, 1, 2, 3])]).attr("group", 4_i64).ints("strides", &[2, 1]),
         conv(vec![image(), x(&[4, 1, 1, 1])]).attr("group", 4_i64),
@@ -66,6 +76,8 @@ pub fn pools() -> Vec<Problem> {
             pool(image(), &[3, 3]).ints("strides", &[3, 3]).attr("auto_pad", "SAME_UPPER"),
             pool(image(), &[2, 2]).attr("auto_pad", "SAME_LOWER"),
             pool(image(), &[7, 6]),
+            pool(image(), &[2, 1]),
+            pool(image(), &[1, 3]),
             pool(x(&[1, 1, 1, 1]).fill(fill), &[1, 1]),
             pool(line(), &[2]).ints("strides", &[2]),
             pool(line(), &[3]).ints("strides", &[2]).ints("pads", &[1, 1]),
