@@ -158,7 +158,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`GradError::Limit`] if a tensor of this type and shape would be too much.
-    pub fn room_for(&self, dtype: DataType, dims: &[usize]) -> Result<(), GradError> {
+    pub(crate) fn room_for(&self, dtype: DataType, dims: &[usize]) -> Result<(), GradError> {
         self.within_limit(limits::tensor_bytes(dtype, dims))
     }
 
@@ -300,7 +300,7 @@ impl Builder {
     }
 
     /// An unused name of the form `scope/stem_i`.
-    pub fn fresh(&mut self, stem: &str) -> String {
+    pub(crate) fn fresh(&mut self, stem: &str) -> String {
         let stem = if self.scope.is_empty() { stem.to_owned() } else { format!("{}/{stem}", self.scope) };
         let counter = self.counters.entry(stem.clone()).or_insert(0);
         loop {

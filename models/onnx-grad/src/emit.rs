@@ -138,6 +138,20 @@ pub(crate) fn zeros_like(b: &mut Builder, like: &str) -> Result<String, GradErro
     if is_narrow { cast(b, &zeros, dtype) } else { Ok(zeros) }
 }
 
+/// The axes of `[N, C, …]` that the values of one channel lie along.
+pub(crate) fn all_but_channel(rank: usize) -> Vec<i64> {
+    [0].into_iter().chain(2..rank as i64).collect()
+}
+
+/// `[C]` as `[C, 1, …]` with `n` ones, which broadcasts over `[N, C, …]`.
+pub(crate) fn trailing_ones(b: &mut Builder, x: &str, n: usize) -> Result<String, GradError> {
+    if n == 0 {
+        return Ok(x.to_owned());
+    }
+    let axes = b.ints(&(1..=n as i64).collect::<Vec<_>>())?;
+    b.op("Unsqueeze", &[x, &axes], &[])
+}
+
 /// Name of the node's `i`-th output, or a new one where the node leaves that out.
 pub(crate) fn output_or_fresh(b: &mut Builder, node: &Node, i: usize, stem: &str) -> String {
     node.output(i).map_or_else(|| b.fresh(stem), str::to_owned)

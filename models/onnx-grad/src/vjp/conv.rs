@@ -58,7 +58,7 @@ pub(super) fn conv(v: &mut Vjp<'_>) -> Result<(), GradError> {
         v.set_dx(1, dw);
     }
     if v.needs(2) {
-        let axes: Vec<i64> = [0].into_iter().chain(2..2 + conv.axes.len() as i64).collect();
+        let axes = emit::all_but_channel(2 + conv.axes.len());
         let dy = v.dy();
         let db = emit::reduce(v.g, "ReduceSum", &dy, &axes, false)?;
         v.set_dx(2, db);

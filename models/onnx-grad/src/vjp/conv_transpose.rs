@@ -37,7 +37,7 @@ pub(super) fn conv_transpose(v: &mut Vjp<'_>) -> Result<(), GradError> {
         }
     }
     if v.needs(2) {
-        let axes: Vec<i64> = [0].into_iter().chain(2..v.x_shape(0)?.len() as i64).collect();
+        let axes = emit::all_but_channel(v.x_shape(0)?.len());
         let db = emit::reduce(v.g, "ReduceSum", &dy, &axes, false)?;
         v.set_dx(2, db);
     }

@@ -31,7 +31,8 @@ pub(super) fn group(b: &mut Builder, node: &Node) -> Result<(), GradError> {
         let normal = spatial(b, node, &normal, None)?;
         return affine_per_channel(b, node, &normal);
     }
-    let (scale, bias) = (trailing_ones(b, &node.inputs[1], 1)?, trailing_ones(b, &node.inputs[2], 1)?);
+    let (scale, bias) =
+        (emit::trailing_ones(b, &node.inputs[1], 1)?, emit::trailing_ones(b, &node.inputs[2], 1)?);
     let scaled = b.op("Mul", &[&normal, &scale], &[])?;
     let shifted = b.op("Add", &[&scaled, &bias], &[])?;
     spatial(b, node, &shifted, Some(&node.outputs[0]))?;
@@ -82,20 +83,11 @@ fn spatial(b: &mut Builder, node: &Node, x: &str, name: Option<&str>) -> Result<
 
 fn affine_per_channel(b: &mut Builder, node: &Node, normal: &str) -> Result<(), GradError> {
     let n_spatial = b.shape(normal)?.len() - 2;
-    let scale = trailing_ones(b, &node.inputs[1], n_spatial)?;
-    let bias = trailing_ones(b, &node.inputs[2], n_spatial)?;
+    let scale = emit::trailing_ones(b, &node.inputs[1], n_spatial)?;
+    let bias = emit::trailing_ones(b, &node.inputs[2], n_spatial)?;
     let scaled = b.op("Mul", &[normal, &scale], &[])?;
     b.op_named("Add", &[&scaled, &bias], &[], &node.outputs[0])?;
     Ok(())
-}
-
-/// `[C]` as `[C, 1, …]`.
-fn trailing_ones(b: &mut Builder, x: &str, n: usize) -> Result<String, GradError> {
-    if n == 0 {
-        return Ok(x.to_owned());
-    }
-    let axes = b.ints(&(1..=n as i64).collect::<Vec<_>>())?;
-    b.op("Unsqueeze", &[x, &axes], &[])
 }
 
 /// The dimensions behind the first one.

@@ -26,7 +26,7 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
         return Ok(Lowered::default());
     }
     let dtype = b.value(x)?.dtype;
-    let axes = all_but_channel(b.shape(x)?.len());
+    let axes = emit::all_but_channel(b.shape(x)?.len());
     let mean = emit::reduce(b, "ReduceMean", x, &axes, true)?;
     let centred = b.op("Sub", &[x, &mean], &[])?;
     let square = b.op("Mul", &[&centred, &centred], &[])?;
@@ -57,7 +57,8 @@ pub(super) fn lower(b: &mut Builder, node: &Node, mode: &Mode) -> Result<Lowered
 pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
     let dtype = v.g.value(v.x(0))?.dtype;
     let rank = v.x_shape(0)?.len();
-    let axes = all_but_channel(rank);
+    let n_spatial = rank.saturating_sub(2);
+    let axes = emit::all_but_channel(rank);
     let dy = v.dy();
     let batch_statistics = v.saved_if_any("centred").is_some();
     let var = v.saved_if_any("var").unwrap_or(v.x(4));
@@ -69,7 +70,7 @@ pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
         let centred = match v.saved_if_any("centred") {
             Some(centred) => centred.to_owned(),
             None => {
-                let mean = per_channel(v, v.x(3), rank)?;
+                let mean = emit::trailing_ones(v.g, v.x(3), n_spatial)?;
                 v.op("Sub", &[v.x(0), &mean], &[])?
             }
         };
@@ -81,7 +82,7 @@ pub(super) fn batch_norm(v: &mut Vjp<'_>) -> Result<(), GradError> {
         dbias = Some(emit::reduce(v.g, "ReduceSum", &dy, &axes, false)?);
     }
     if v.needs(0) {
-        let factor = per_channel(v, &k, rank)?;
+        let factor = emit::trailing_ones(v.g, &k, n_spatial)?;
         let mut dx = v.op("Mul", &[&dy, &factor], &[])?;
         if let (Some(centred), Some(dscale), Some(dbias)) = (v.saved_if_any("centred"), &dscale, &dbias) {
             let n = emit::count(v.g, v.x(0), &axes, dtype)?;
@@ -122,15 +123,6 @@ fn inverse_std(v: &mut Vjp<'_>, var: &str, dtype: DataType) -> Result<String, Gr
     v.op("Reciprocal", &[&std], &[])
 }
 
-/// `[C]` as `[C, 1, …]`, which broadcasts over `[N, C, …]`.
-fn per_channel(v: &mut Vjp<'_>, x: &str, rank: usize) -> Result<String, GradError> {
-    if rank == 2 {
-        return Ok(x.to_owned());
-    }
-    let axes = v.g.ints(&(1..rank as i64 - 1).collect::<Vec<_>>())?;
-    v.op("Unsqueeze", &[x, &axes], &[])
-}
-
 /// The mean of a centred input, `[C]`.
 fn no_mean(b: &mut Builder, node: &Node, dtype: DataType) -> Result<String, GradError> {
     let scale = b.shape(&node.inputs[1])?;
@@ -139,8 +131,4 @@ fn no_mean(b: &mut Builder, node: &Node, dtype: DataType) -> Result<String, Grad
     };
     b.room_for(dtype, &[n_channels])?;
     b.constant(Tensor::zeros(dtype, &[n_channels]))
-}
-
-fn all_but_channel(rank: usize) -> Vec<i64> {
-    [0].into_iter().chain(2..rank as i64).collect()
 }
