@@ -1,37 +1,14 @@
 //! Losses appended to a forward graph: the scalar `loss`, and the inputs that it reads.
 
-use std::collections::BTreeSet;
-
-use onnx_grad::graph::{DataType, Dim, Graph, Node};
-use onnx_grad::{Builder, GradError, UnsupportedNode, loss};
+use onnx_grad::graph::{DataType, Dim, Graph};
+use onnx_grad::{Builder, loss};
 
 use crate::dual_head::{CL_LOGITS, DualHead, ST_LOGITS, show};
 use crate::error::ModelError;
 use crate::step::Distillation;
 
-/// Read without a rule: they hold nothing that learns.
-const CONSTANTS: [&str; 2] = ["Constant", "ConstantOfShape"];
-
-/// Names every node that cannot be used, where reading the graph would stop at the first.
-fn refuse_unknown(graph: &Graph) -> Result<(), ModelError> {
-    let known: BTreeSet<&str> =
-        onnx_grad::check::rules().iter().map(|rule| rule.op).chain(CONSTANTS).collect();
-    let is_known = |node: &Node| node.domain.is_empty() && known.contains(node.op.as_str());
-    let unknown = |node: &Node| UnsupportedNode {
-        op: node.op.clone(),
-        domain: node.domain.clone(),
-        opset: graph.opset,
-        node: node.name.clone(),
-    };
-    let mut found: Vec<UnsupportedNode> =
-        graph.nodes.iter().filter(|node| !is_known(node)).map(unknown).collect();
-    found.sort();
-    if found.is_empty() { Ok(()) } else { Err(GradError::Unsupported(found).into()) }
-}
-
 /// A dual-head network with `loss.cl`, `loss.st` and `loss`, and no outputs.
 pub(crate) fn dual_head(model: &DualHead, distill: Distillation) -> Result<Graph, ModelError> {
-    refuse_unknown(model.graph())?;
     let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..model.graph().clone() })?;
     let batch = b.shape(CL_LOGITS)?[0].clone();
     append(&mut b, &batch, model.n_classes(), distill)?;
@@ -55,7 +32,6 @@ pub(crate) fn classifier(graph: &Graph, logits: Option<&str>) -> Result<(Graph, 
     if logits.shape[1] == Dim::Size(1) {
         return Err(ModelError::OneClass { found: show(logits) });
     }
-    refuse_unknown(graph)?;
     let mut b = Builder::from_graph(Graph { outputs: Vec::new(), ..graph.clone() })?;
     let shape = b.shape(&logits.name)?.clone();
     b.input("labels", DataType::F32, shape)?;

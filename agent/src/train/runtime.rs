@@ -125,11 +125,11 @@ fn session(graph: &Graph, device: Device, n_threads: usize) -> Result<Session, R
 
 const BATCH_INPUTS: [&str; 4] = ["input", "labels", "teacher_logits", "teacher_weight"];
 /// The last two are there where gradients are accumulated.
-const SCALAR_INPUTS: [&str; 6] =
+static SCALAR_INPUTS: [&str; 6] =
     ["learning_rate", "distill_weight", "temperature", "step", MICRO_BATCH_WEIGHT, MICRO_BATCH_LAST];
 const EVALUATE_OUTPUTS: [&str; 2] = [CL_LOGITS, ST_LOGITS];
 /// The last is there where steps can be skipped.
-const SCALAR_OUTPUTS: [&str; 5] = ["loss", "loss.cl", "loss.st", "grad_norm", APPLIED];
+static SCALAR_OUTPUTS: [&str; 5] = ["loss", "loss.cl", "loss.st", "grad_norm", APPLIED];
 /// A loss scale comes from its first value down to 1 in far fewer steps: what overflows then has diverged.
 const MAX_SKIPPED_IN_A_ROW: u32 = 40;
 
@@ -185,6 +185,14 @@ impl Optional {
             reports_applied: train.outputs().iter().any(|o| o.name() == APPLIED),
             has_loss_scale: has_input(LOSS_SCALE),
         }
+    }
+
+    fn scalar_inputs(&self) -> &'static [&'static str] {
+        if self.accumulates { &SCALAR_INPUTS } else { &SCALAR_INPUTS[..4] }
+    }
+
+    fn scalar_outputs(&self) -> &'static [&'static str] {
+        if self.reports_applied { &SCALAR_OUTPUTS } else { &SCALAR_OUTPUTS[..4] }
     }
 }
 
@@ -243,8 +251,7 @@ impl TrainSession {
         let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
         for parity in 0..2 {
             let binding = &mut self.train_bindings[parity];
-            let n_outputs = SCALAR_OUTPUTS.len() - usize::from(!self.optional.reports_applied);
-            for (name, tensor) in SCALAR_OUTPUTS.iter().zip(&mut self.reports).take(n_outputs) {
+            for (name, tensor) in self.optional.scalar_outputs().iter().zip(&mut self.reports) {
                 binding.bind_output(*name, &mut *tensor)?;
             }
             for state in &mut self.state {
@@ -266,8 +273,7 @@ impl TrainSession {
             let name = if *name == "input" { self.input_name.as_str() } else { name };
             binding.bind_input(name, tensor)?;
         }
-        let n_scalars = SCALAR_INPUTS.len() - if self.optional.accumulates { 0 } else { 2 };
-        for (name, tensor) in SCALAR_INPUTS.iter().zip(&self.scalars).take(n_scalars) {
+        for (name, tensor) in self.optional.scalar_inputs().iter().zip(&self.scalars) {
             binding.bind_input(*name, tensor)?;
         }
         if self.optional.has_dropout {
@@ -390,9 +396,8 @@ impl TrainSession {
     /// scalars out.
     pub fn step_bytes(&self, n: usize) -> usize {
         let row = self.input_dims.iter().product::<usize>() + 2 * self.n_classes + 1;
-        let Optional { accumulates, has_dropout, reports_applied, .. } = self.optional;
-        let n_scalars = 8 + 2 * usize::from(accumulates) + usize::from(reports_applied);
-        4 * (n * row + n_scalars) + 8 * usize::from(has_dropout)
+        let n_scalars = self.optional.scalar_inputs().len() + self.optional.scalar_outputs().len();
+        size_of::<f32>() * (n * row + n_scalars) + size_of::<i64>() * usize::from(self.optional.has_dropout)
     }
 
     /// Copies the whole state to the host.

@@ -11,6 +11,10 @@ const CHANGES: [f64; 3] = [1e-2, 1e-3, 1e-4];
 const MORE_CHANGES: [f64; 3] = [3e-3, 3e-4, 3e-5];
 /// Longest step, as a share of the parameter's own length.
 const LONGEST: f64 = 0.05;
+/// Length of a parameter counts as at least that of elements of this size: one that starts at zero must move too.
+const LEAST_ELEMENT: f64 = 0.3;
+/// Size of the loss counts as at least this, so that one near zero does not make all steps vanish.
+const LEAST_LOSS: f64 = 1e-3;
 /// Relative difference up to which a difference quotient of float32 losses confirms a gradient.
 const TOLERANCE: f64 = 1e-2;
 /// Rounding of a float32 loss, as a share of it: some units in the last place.
@@ -18,10 +22,11 @@ const ROUNDING: f64 = 5e-7;
 /// How far a change must stand out of the rounding to say something, and to say it alone.
 const VISIBLE: f64 = 16.0;
 const CLEAR: f64 = 100.0;
-
 /// Steps, as shares of the largest, at which kinks matter little; and how many of them make an error certain.
 const SMALL: f64 = 0.1;
 const ENOUGH: usize = 3;
+/// Least of the errors at small steps, as a share of the greatest, where they count as one and the same.
+const STEADY: f64 = 0.5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -84,14 +89,14 @@ pub fn examine<E: From<onnx_grad::GradError>>(
 ) -> Result<Finding, E> {
     let values = parameter.to_f32()?;
     let start = f64::from(loss_at(&values)?);
-    let loss = start.abs().max(1e-3);
+    let loss = start.abs().max(LEAST_LOSS);
     let norm = length(gradient.iter().map(|&g| f64::from(g)));
     let source = Source::new(seed, name);
     let random = unit((0..values.len() as u64).map(|i| source.normal(i)).collect());
     let own = unit(gradient.iter().map(|&g| f64::from(g)).collect());
     let middle = unit(own.iter().zip(&random).map(|(g, r)| g + r).collect());
-    let longest =
-        LONGEST * length(values.iter().map(|&v| f64::from(v))).max(0.3 * (values.len() as f64).sqrt());
+    let least = LEAST_ELEMENT * (values.len() as f64).sqrt();
+    let longest = LONGEST * length(values.iter().map(|&v| f64::from(v))).max(least);
     let mut directions = vec![middle];
     if norm > 0.0 {
         directions.push(own);
@@ -165,7 +170,7 @@ fn judge(changes: &[Change], rounding: f64) -> (Verdict, Option<f64>) {
     // An error of the gradient is there however small the step; kinks and curvature fade with it.
     let small: Vec<&Change> = seen.into_iter().filter(|c| c.step <= SMALL).collect();
     let sizes = || small.iter().map(|c| c.error().abs());
-    let is_steady = sizes().fold(f64::INFINITY, f64::min) >= 0.5 * sizes().fold(0.0, f64::max)
+    let is_steady = sizes().fold(f64::INFINITY, f64::min) >= STEADY * sizes().fold(0.0, f64::max)
         && small.windows(2).all(|pair| pair[0].error() * pair[1].error() > 0.0);
     let is_kink = small.iter().any(|c| c.is_between());
     let verdict =
