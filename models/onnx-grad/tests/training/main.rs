@@ -4,7 +4,10 @@
 
 mod batch_norm;
 mod derive;
+mod dropout;
 mod features;
 mod loss;
+mod net;
+mod precision;
 #[path = "../support/mod.rs"]
 mod support;
