@@ -28,7 +28,7 @@ pub enum ModelError {
     #[error("no trainable parameter matches `{pattern}`; `dkt model inspect --parameters` lists them")]
     NoSuchParameter { pattern: String },
     #[error(
-        "expected {} of float32 [batch, classes] among the outputs, found {found}",
+        "expected {} of float32 [batch, classes] among the outputs, found {found}; export the network in float32 (mixed precision is a choice of training)",
         .name.as_ref().map_or_else(|| "logits".to_owned(), |name| format!("`{name}`"))
     )]
     Logits { name: Option<String>, found: String },

@@ -185,7 +185,10 @@ impl TrainConfig {
                 "train.recompute",
                 !matches!(self.recompute, RecomputeConfig::Parts(0 | 1)),
                 "a list of patterns, or at least 2 segments",
-                format!("{:?}", self.recompute),
+                match &self.recompute {
+                    RecomputeConfig::Parts(parts) => parts.to_string(),
+                    other => format!("{other:?}"),
+                },
             ),
             (
                 "train.distill.reduction",

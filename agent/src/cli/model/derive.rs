@@ -78,7 +78,7 @@ pub(in crate::cli) struct Arguments {
         help_heading = "Optimizer"
     )]
     clip_norm: Option<f32>,
-    /// Bound of every element of the gradient, in place of the norm
+    /// Bound of every element of the gradient, in place of the norm; 0 for no clipping
     #[arg(
         long, value_name = "BOUND", value_parser = parse_clip, allow_negative_numbers = true,
         conflicts_with = "clip_norm", help_heading = "Optimizer"
