@@ -20,6 +20,8 @@ def check(path):
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     domains = {node.domain for node in model.graph.node} | {o.domain for o in model.opset_import}
     assert domains <= {"", "ai.onnx"}, domains
+    names = [node.name for node in model.graph.node]
+    assert len(names) == len(set(names)), "two nodes of one name, which ONNX Runtime refuses"
     inputs = {i.name: tensor_type(i) for i in model.graph.input}
     state = [o for o in model.graph.output if o.name.endswith(".next")]
     assert state, "no state"

@@ -138,7 +138,8 @@ pub(crate) fn lower(graph: &Graph, low: DataType, keep: &[&str]) -> Result<Graph
                 cast.of.insert(name.clone(), output.clone());
                 cast.computed.insert(name.clone());
             } else {
-                b.op_named("Identity", &[output], &[], name)?;
+                // Not a float: a shape, a mask. The node that gives it may have the value's name already.
+                push_named(&mut b, "Identity", output, [], name, "alias")?;
             }
         }
     }
@@ -186,11 +187,7 @@ impl Casts {
             (Some(form), _) if low => Ok(form.clone()),
             (Some(form), None) => {
                 // The node that computes it in low precision has the value's name already.
-                let name = format!("{value}.{}", DataType::F32);
-                let (inputs, outputs) = (vec![form.clone()], vec![value.to_owned()]);
-                let attributes = cast(DataType::F32).map(|(k, v)| (k.to_owned(), v)).into();
-                let (op, domain) = ("Cast".to_owned(), String::new());
-                b.push(Node { name, op, domain, inputs, outputs, attributes })?;
+                push_named(b, "Cast", form, cast(DataType::F32), value, "float32")?;
                 Ok(value.to_owned())
             }
             (None, Some(DataType::F32)) if low => {
@@ -202,6 +199,25 @@ impl Casts {
             _ => Ok(value.to_owned()),
         }
     }
+}
+
+/// Emits a node of one input that gives `value` and is called `<value>.<suffix>`.
+fn push_named<const N: usize>(
+    b: &mut Builder,
+    op: &str,
+    input: &str,
+    attributes: [(&str, Attribute); N],
+    value: &str,
+    suffix: &str,
+) -> Result<(), GradError> {
+    b.push(Node {
+        name: format!("{value}.{suffix}"),
+        op: op.to_owned(),
+        domain: String::new(),
+        inputs: vec![input.to_owned()],
+        outputs: vec![value.to_owned()],
+        attributes: attributes.map(|(k, v)| (k.to_owned(), v)).into(),
+    })
 }
 
 /// Adds the loss scale's state as inputs; gives its next values, where `finite` says whether this step's

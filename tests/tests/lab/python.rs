@@ -80,9 +80,16 @@ fn every_training_graph_passes_the_checker_of_the_specification() {
         let (path, name) = entry.map(|e| (e.path(), e.file_name().into_string().unwrap())).unwrap();
         if name.ends_with(".script13.onnx") || name.ends_with(".dynamo21.onnx") {
             let graph = Graph::read(&path).unwrap();
-            let step = derive_classifier(&graph, None, &StepOptions::default())
-                .unwrap_or_else(|e| panic!("{name}: {e}"));
-            files.push(write(folder.path(), &name, &step.graph));
+            let half = StepOptions {
+                precision: Precision::Float16(LossScale::default()),
+                recompute: Recompute::Parts(3),
+                ..StepOptions::default()
+            };
+            for (variant, options) in [("plain", StepOptions::default()), ("float16", half)] {
+                let step = derive_classifier(&graph, None, &options)
+                    .unwrap_or_else(|e| panic!("{name} {variant}: {e}"));
+                files.push(write(folder.path(), &format!("{name}.{variant}"), &step.graph));
+            }
         }
     }
     let mut arguments = vec![repository("tests/python/check_models.py")];

@@ -8,7 +8,7 @@ use onnx_grad::{
     derive, loss,
 };
 
-use crate::net::{SGD, Trainer, assert_close, numbers, plain, rows, spec, value};
+use crate::net::{SGD, Trainer, assert_close, network, numbers, plain, rows, spec, value};
 
 #[test]
 fn half_precision_computes_products_low_and_keeps_masters_in_f32() {
@@ -98,4 +98,19 @@ fn the_loss_scale_stays_finite() {
         assert_eq!(value(&half.step(&feeds), APPLIED), 1.0);
         assert_eq!(half.values(LOSS_SCALE), [2.0_f32.powi(127)]);
     }
+}
+
+#[test]
+fn a_shape_of_a_low_value_keeps_its_name() {
+    let graph = network(|b, h| {
+        let y = b.op("MatMul", &[h, "w2"], &[]).unwrap();
+        // As exporters do: the node is called as what it gives.
+        let shape = b.op_named("Shape", &[&y], &[], "shape").unwrap();
+        let flat = b.ints(&[-1]).unwrap();
+        let flat = b.op("Reshape", &[&y, &flat], &[]).unwrap();
+        b.op("Reshape", &[&flat, &shape], &[]).unwrap()
+    });
+    let precision = Precision::Float16(LossScale::default());
+    let mut half = Trainer::new(&derive(&graph, &TrainSpec { precision, ..spec(&graph, SGD) }).unwrap());
+    assert_eq!(value(&half.step(&rows(0, 16)), APPLIED), 1.0);
 }
