@@ -4,10 +4,13 @@
 //! steps it takes in what has arrived from peers and labels a bounded number of rows for them; it never waits
 //! for anyone while it trains.
 
+mod consolidate;
 mod learner;
 mod link;
+mod resume;
 mod setup;
 mod teaching;
+mod training;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,26 +20,24 @@ use std::time::Instant;
 use dkt_models::step::TrainingStep;
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::GradError;
-use tracing::info;
 
+use self::consolidate::Knowledge;
 use self::learner::Learner;
 use self::link::Link;
 use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
 use crate::data::{DataError, ImageShape};
-use crate::durable::{self, WriteError};
+use crate::durable::WriteError;
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::Event as ExchangeEvent;
-use crate::ids::{Digest, Round, SampleId, View};
-use crate::stream::batches::{BatchPlan, epoch_batches};
-use crate::stream::replay::ReplayBuffer;
+use crate::ids::{Digest, Round};
+use crate::strategy::schedule::EarlyStopping;
+use crate::stream::memory::ReplayMemory;
 use crate::stream::{ExperienceStream, StreamError};
 use crate::telemetry::event::{self, Evaluated, Event, Record};
-use crate::train::checkpoint::{
-    self, Checkpoint, CheckpointError, CheckpointStore, EpochSums, Manifest, Newest, Position,
-};
-use crate::train::runtime::{RuntimeError, TrainSession};
+use crate::train::checkpoint::{CheckpointError, CheckpointStore, EpochSums, Position};
+use crate::train::runtime::{ImportanceSession, RuntimeError, TrainSession};
 
 /// Name of the final model in the run's folder.
 const MODEL_FILE: &str = "model.onnx";
@@ -57,6 +58,10 @@ pub enum AgentError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("`teacher.models`: expected one network, or one for each of {experiences} experiences, found {models}")]
+    Teachers { experiences: usize, models: usize },
+    #[error("teacher `{}`: expected {what} {expected}, as the data has, found {found}", .path.display())]
+    Teacher { path: PathBuf, what: &'static str, expected: String, found: String },
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
     #[error(
@@ -118,13 +123,15 @@ struct Agent<'a> {
     step: TrainingStep,
     learner: Learner,
     stream: ExperienceStream,
-    replay: ReplayBuffer,
+    memory: ReplayMemory,
     link: Option<Link>,
     checkpoints: CheckpointStore,
     identity: Identity,
     position: Position,
     /// Of the epoch that `position` is in.
     sums: EpochSums,
+    /// Of the experience that `position` is in.
+    early_stopping: EarlyStopping,
     epochs: Vec<event::Epoch>,
     round: Round,
     evaluated: Vec<Evaluated>,
@@ -141,15 +148,18 @@ impl<'a> Agent<'a> {
         // What is wrong with the configuration is found before anything takes time.
         let connection = config.exchange.enabled.then(|| ConnectionConfig::new(config)).transpose()?;
         let source = setup::load_data(config)?;
-        let stream = ExperienceStream::class_incremental(
-            &source.train,
-            &source.test,
-            config.stream.experiences,
-            &config.stream.class_order,
-        )?;
+        let stream = setup::stream(config, &source)?;
+        setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
-        let step = TrainingStep::derive(&model, &config.train.step_options())?;
+        let step = TrainingStep::derive(&model, &setup::step_options(config))?;
         let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
+        let importance = step
+            .importance
+            .as_ref()
+            .map(|graph| ImportanceSession::new(graph, &session, config.train.threads))
+            .transpose()?;
+        let knowledge = Knowledge::new(&config.strategy, importance);
+        let (capacity, selection) = config.replay.resolved(config.strategy.strategy());
         let views = ViewFn::new(&source.train, config.data.augmentation());
         let identity = Identity {
             training_graph: Digest::of(&step.train.encode()),
@@ -166,14 +176,15 @@ impl<'a> Agent<'a> {
             started,
             traffic_reported: started,
             step,
-            learner: Learner::new(config, source, views, session),
+            learner: Learner::new(config, source, views, &stream, session, knowledge),
             stream,
-            replay: ReplayBuffer::new(config.replay.capacity, config.seed),
+            memory: ReplayMemory::new(selection, capacity, config.seed),
             link: None,
             checkpoints,
             identity,
             position: Position::default(),
             sums: EpochSums::default(),
+            early_stopping: EarlyStopping::default(),
             epochs: Vec::new(),
             round: Round(0),
             evaluated: Vec::new(),
@@ -207,7 +218,7 @@ impl<'a> Agent<'a> {
             device: self.config.train.device.to_string(),
             exchange: self.config.exchange.enabled,
             experiences,
-            n_epochs: self.config.train.epochs,
+            n_epochs: self.epochs_of(0).all(),
             n_steps,
             resumed_at_step: self.position.step,
         }));
@@ -218,11 +229,6 @@ impl<'a> Agent<'a> {
         for evaluated in self.evaluated.clone() {
             self.emit(Event::Evaluated(evaluated));
         }
-    }
-
-    fn n_steps_of(&self, experience: usize) -> u64 {
-        let n = self.stream.experiences()[experience].train.len();
-        n.div_ceil(self.config.train.batch_size) as u64 * u64::from(self.config.train.epochs)
     }
 
     fn emit(&mut self, event: Event) {
@@ -237,149 +243,9 @@ impl<'a> Agent<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn train(&mut self) -> Result<Ending, AgentError> {
-        self.wait_for_peers();
-        for experience in self.position.experience as usize..self.stream.experiences().len() {
-            self.demand(experience);
-            for epoch in self.position.epoch..self.config.train.epochs {
-                if !self.train_epoch(experience, epoch)? {
-                    return Ok(Ending::Stopped);
-                }
-                self.position.epoch = epoch + 1;
-                self.position.batch = 0;
-                // What an experience came to is always worth telling.
-                let is_last = epoch + 1 == self.config.train.epochs;
-                if is_last || (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
-                    self.start_round();
-                }
-            }
-            let ids = self.stream.experiences()[experience].train.clone();
-            self.replay.offer(&ids);
-            self.evaluate(experience)?;
-            self.position =
-                Position { experience: experience as u32 + 1, epoch: 0, batch: 0, step: self.position.step };
-        }
-        self.save_checkpoint()?;
-        Ok(Ending::Finished)
-    }
-
-    /// Trains the rest of one epoch. False if the agent was stopped on the way.
-    fn train_epoch(&mut self, experience: usize, epoch: u32) -> Result<bool, AgentError> {
-        let view = View((epoch % u32::from(self.config.data.views)) as u8);
-        let batches = epoch_batches(&BatchPlan {
-            current: &self.stream.experiences()[experience].train,
-            replay: self.replay.ids(),
-            batch_size: self.config.train.batch_size,
-            replay_batch_size: self.config.replay.batch_size,
-            seed: self.config.seed,
-            experience: experience as u32,
-            epoch,
-        });
-        for ids in batches.iter().skip(self.position.batch as usize) {
-            let began = Instant::now();
-            let link = &self.link;
-            let trained = self.learner.train(ids, view, |id, view, row| {
-                link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
-            })?;
-            self.sums.add(&trained.report, ids.len(), trained.n_taught);
-            self.position.batch += 1;
-            self.position.step += 1;
-            self.teach()?;
-            self.sums.seconds += began.elapsed().as_secs_f64();
-            if self.stopped() {
-                self.save_checkpoint()?;
-                return Ok(false);
-            }
-            let every = self.config.checkpoint.every_steps;
-            if every > 0 && self.position.step.is_multiple_of(every) {
-                self.save_checkpoint()?;
-            }
-        }
-        let n_peers = self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32);
-        let sums = std::mem::take(&mut self.sums);
-        let epoch = sums.means(experience as u32, epoch, self.position.step, n_peers);
-        self.epochs.push(epoch.clone());
-        self.emit(Event::Epoch(epoch));
-        Ok(true)
-    }
-
-    fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
-        let tests: Vec<Vec<SampleId>> = self.stream.experiences().iter().map(|e| e.test.clone()).collect();
-        let heads = self.learner.evaluate(&tests)?;
-        let evaluated = Evaluated { experience: experience as u32, heads };
-        self.evaluated.push(evaluated.clone());
-        self.emit(Event::Evaluated(evaluated));
-        self.report_traffic();
-        Ok(())
-    }
-
-    fn save_checkpoint(&mut self) -> Result<(), AgentError> {
-        let checkpoint = Checkpoint {
-            manifest: Manifest {
-                version: checkpoint::VERSION,
-                agent: self.config.agent.clone(),
-                training_graph: self.identity.training_graph,
-                data: self.identity.data,
-                settings: self.identity.settings.clone(),
-                position: self.position,
-                n_skipped: self.learner.session.n_skipped(),
-                sums: self.sums,
-                replay_n_seen: self.replay.n_seen(),
-                replay_ids: self.replay.ids().iter().map(|id| id.0).collect(),
-                round: self.round,
-                epochs: self.epochs.clone(),
-                evaluated: self.evaluated.clone(),
-            },
-            tensors: self.learner.session.state()?,
-        };
-        let size_bytes = self.checkpoints.save(&checkpoint)?;
-        self.emit(Event::Checkpointed { step: self.position.step, size_bytes });
-        Ok(())
-    }
-
-    fn resume(&mut self) -> Result<(), AgentError> {
-        let Newest { found, damaged } = self.checkpoints.newest()?;
-        for error in damaged {
-            let instead = if found.is_some() { "using the one before" } else { "training starts anew" };
-            self.emit(Event::Warning { message: format!("{error}; {instead}") });
-        }
-        let Some((path, Checkpoint { manifest, tensors })) = found else { return Ok(()) };
-        let Identity { training_graph, data, settings, .. } = &self.identity;
-        let digests = |what, now: &Digest, saved: &Digest| {
-            (now != saved).then(|| (what, now.to_string(), saved.to_string()))
-        };
-        let agent = &self.config.agent;
-        let difference = (manifest.agent != *agent)
-            .then(|| ("agent", agent.to_string(), manifest.agent.to_string()))
-            .or_else(|| digests("data set", data, &manifest.data))
-            // Before the network: the training graph depends on the configuration too.
-            .or_else(|| {
-                let (now, saved) = setup::different_setting(settings, &manifest.settings)?;
-                Some(("training configuration", now, saved))
-            })
-            .or_else(|| digests("network", training_graph, &manifest.training_graph));
-        if let Some((what, expected, found)) = difference {
-            return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
-        }
-        info!(path = %path.display(), step = manifest.position.step, "resuming");
-        self.learner.session.restore(&tensors, manifest.position.step, manifest.n_skipped)?;
-        let ids = manifest.replay_ids.into_iter().map(SampleId).collect();
-        self.replay.restore(manifest.replay_n_seen, ids);
-        self.position = manifest.position;
-        self.round = manifest.round;
-        self.sums = manifest.sums;
-        self.epochs = manifest.epochs;
-        self.evaluated = manifest.evaluated;
-        Ok(())
-    }
-
     /// Writes the final model, goes on teaching those who have not finished, and says goodbye.
     fn end(&mut self, ending: Ending) -> Result<(), AgentError> {
-        let state = self.learner.session.state()?;
-        let source = &self.learner.source;
-        let mut graph = self.step.export(&state)?;
-        graph.metadata.extend(source.metadata());
-        durable::write(&self.out.join(MODEL_FILE), &graph.encode())?;
+        self.write_model(MODEL_FILE.as_ref())?;
         if ending == Ending::Finished {
             self.linger()?;
             self.report_traffic();

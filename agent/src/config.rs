@@ -3,17 +3,21 @@
 //! Unknown keys are errors, and every value is checked before anything starts.
 
 pub mod lab;
+mod distill;
 mod optimizer;
+mod strategy;
 mod train;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
 pub use self::optimizer::OptimizerConfig;
+pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
 pub use self::train::{
-    BatchNormConfig, DistillConfig, DistillLoss, DistillReduction, GroupConfig, NamePattern, PrecisionConfig,
-    RecomputeConfig, TrainConfig,
+    BatchNormConfig, EarlyStoppingConfig, GroupConfig, NamePattern, PrecisionConfig, RecomputeConfig,
+    TrainConfig,
 };
 use crate::data::view::Augmentation;
 use crate::ids::{AgentId, FleetId};
@@ -62,7 +66,11 @@ pub struct AgentConfig {
     #[serde(default)]
     pub train: TrainConfig,
     #[serde(default)]
+    pub strategy: StrategyConfig,
+    #[serde(default)]
     pub replay: ReplayConfig,
+    #[serde(default)]
+    pub teacher: TeacherConfig,
     #[serde(default)]
     pub exchange: ExchangeConfig,
     #[serde(default)]
@@ -121,21 +129,6 @@ pub struct StreamConfig {
 impl Default for StreamConfig {
     fn default() -> Self {
         StreamConfig { experiences: 5, class_order: ClassOrder::Seed(0) }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReplayConfig {
-    /// Samples of earlier experiences that are kept (reservoir); 0 switches replay off. Default: 200.
-    pub capacity: usize,
-    /// Replayed samples in a mini-batch, beside the new ones. Default: 32.
-    pub batch_size: usize,
-}
-
-impl Default for ReplayConfig {
-    fn default() -> Self {
-        ReplayConfig { capacity: 200, batch_size: 32 }
     }
 }
 
@@ -201,11 +194,14 @@ pub struct CheckpointConfig {
     pub every_steps: u64,
     /// Checkpoints kept. Default: 3.
     pub keep: usize,
+    /// Whether the network after each experience is kept too, as `models/experience-<i>.onnx` in the agent's folder.
+    /// Default: false.
+    pub models: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every_steps: 200, keep: 3 }
+        CheckpointConfig { every_steps: 200, keep: 3, models: false }
     }
 }
 
@@ -237,10 +233,10 @@ impl AgentConfig {
                 self.stream.experiences.to_string(),
             ),
             (
-                "replay.batch_size",
-                self.replay.capacity == 0 || (1..=MAX_BATCH).contains(&self.replay.batch_size),
-                "between 1 and 65536 where there is a replay capacity",
-                self.replay.batch_size.to_string(),
+                "teacher.models",
+                self.teacher.models.is_empty() || !exchange.enabled,
+                "empty, or `exchange.enabled` false: the student head has one kind of teacher",
+                format!("{} with the exchange enabled", self.teacher.models.len()),
             ),
             (
                 "exchange.refresh_epochs",
@@ -292,7 +288,8 @@ impl AgentConfig {
             ),
             ("checkpoint.keep", self.checkpoint.keep > 0, "at least 1", self.checkpoint.keep.to_string()),
         ];
-        for (key, holds, expected, found) in checks.into_iter().chain(self.train.checks()) {
+        let of_sections = self.strategy.checks().into_iter().chain(self.replay.checks(self.strategy.strategy()));
+        for (key, holds, expected, found) in checks.into_iter().chain(of_sections).chain(self.train.checks()) {
             if !holds {
                 return Err(ConfigError::Value { path: path.to_owned(), key, expected, found });
             }

@@ -14,6 +14,7 @@ pub mod eval;
 pub mod exchange;
 pub mod ids;
 pub mod report;
+pub mod strategy;
 pub mod stream;
 pub mod telemetry;
 pub mod train;

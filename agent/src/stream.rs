@@ -3,7 +3,8 @@
 //! `docs/streams.md` states every format here exactly.
 
 pub mod batches;
-pub mod replay;
+pub mod herding;
+pub mod memory;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub struct Experience {
     pub classes: Vec<u16>,
     /// In the order of the data set.
     pub train: Vec<SampleId>,
+    /// Held out of the training split.
+    pub validation: Vec<SampleId>,
     /// Indices into the test split.
     pub test: Vec<SampleId>,
 }
@@ -67,6 +70,7 @@ impl ExperienceStream {
         for classes in classes.chunks_exact(n_classes / n_experiences) {
             experiences.push(Experience {
                 train: samples_of(train, classes, "training")?,
+                validation: Vec::new(),
                 test: samples_of(test, classes, "test")?,
                 classes: classes.to_vec(),
             });
@@ -76,6 +80,16 @@ impl ExperienceStream {
 
     pub fn experiences(&self) -> &[Experience] {
         &self.experiences
+    }
+
+    /// Whether the task is known, in training and in testing.
+    pub fn tells_tasks(&self) -> bool {
+        false
+    }
+
+    /// For each class, the classes of its task; empty where the task is not known.
+    pub fn classes_of_tasks(&self) -> Vec<Vec<u16>> {
+        Vec::new()
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dkt_agent::config::{
-    AgentConfig, CheckpointConfig, DataConfig, ExchangeConfig, ModelConfig, ReplayConfig, StreamConfig,
-    TlsConfig, TrainConfig,
+    AgentConfig, CheckpointConfig, DataConfig, ExchangeConfig, ModelConfig, ReplayConfig, StrategyConfig,
+    StreamConfig, TeacherConfig, TlsConfig, TrainConfig,
 };
 use dkt_agent::stream::ClassOrder;
 
@@ -23,7 +23,9 @@ pub fn alone(root: &Path, agent: &str) -> AgentConfig {
         data: DataConfig { views: 2, ..DataConfig::default() },
         stream: StreamConfig { experiences: 2, class_order: ClassOrder::Seed(1) },
         train: TrainConfig { epochs: 2, ..TrainConfig::default() },
-        replay: ReplayConfig { capacity: 64, batch_size: 8 },
+        strategy: StrategyConfig::default(),
+        replay: ReplayConfig { capacity: Some(64), batch_size: 8, selection: None },
+        teacher: TeacherConfig::default(),
         exchange: ExchangeConfig { enabled: false, ..ExchangeConfig::default() },
         checkpoint: CheckpointConfig::default(),
     }

@@ -1,13 +1,19 @@
-//! What an agent learns with and from: its network, data, replay memory, and how one mini-batch is made.
+//! What an agent learns with and from: its network and data, and how one mini-batch is made.
 
+use std::collections::BTreeMap;
+
+use super::consolidate::Knowledge;
 use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
 use crate::data::{DataSource, Dataset};
 use crate::draw::Draw;
 use crate::eval::metrics::argmax;
 use crate::ids::{SampleId, View};
+use crate::strategy::{BETA, Retention};
+use crate::stream::batches::MiniBatch;
+use crate::stream::{Experience, ExperienceStream};
 use crate::telemetry::event::HeadAccuracy;
-use crate::train::runtime::{Part, RuntimeError, Scalars, StepReport, TrainSession};
+use crate::train::runtime::{FrozenTeacher, Part, RuntimeError, Scalars, StepReport, TrainSession};
 
 /// Rows evaluated at once.
 const EVALUATION_BATCH: usize = 128;
@@ -15,13 +21,17 @@ const EVALUATION_BATCH: usize = 128;
 pub(crate) struct Learner {
     pub session: TrainSession,
     pub source: DataSource,
-    views: ViewFn,
-    n_classes: usize,
-    scalars: Scalars,
+    pub views: ViewFn,
+    pub knowledge: Knowledge,
+    /// The trained network that teaches in this experience, where there is one.
+    pub teacher: Option<FrozenTeacher>,
+    pub n_classes: usize,
+    /// By class: the classes among which one is to be told from the others; empty where all are.
+    tasks: Vec<Vec<u16>>,
     /// Parts of a mini-batch that are computed one after another.
     micro_batches: usize,
-    /// Seeds of dropout by step and part.
-    dropout: Draw,
+    /// Seeds of dropout and gradient noise by step and part.
+    seeds: Draw,
 }
 
 /// One trained mini-batch.
@@ -31,78 +41,161 @@ pub(crate) struct Trained {
     pub n_taught: usize,
 }
 
+/// What all rows of a mini-batch share.
+#[derive(Clone, Copy)]
+struct RowWeights {
+    /// Of the labels of new and of remembered rows, and of what is kept of the past, likewise.
+    labels: [f32; 2],
+    past: [f32; 2],
+}
+
 impl Learner {
-    pub fn new(config: &AgentConfig, source: DataSource, views: ViewFn, session: TrainSession) -> Self {
-        let train = &config.train;
+    pub fn new(
+        config: &AgentConfig,
+        source: DataSource,
+        views: ViewFn,
+        stream: &ExperienceStream,
+        session: TrainSession,
+        knowledge: Knowledge,
+    ) -> Self {
         Learner {
             n_classes: source.train.classes.len(),
             session,
             source,
             views,
-            scalars: Scalars {
-                learning_rate: train.learning_rate,
-                distill_weight: train.distill.weight,
-                temperature: train.distill.temperature,
-            },
-            micro_batches: train.micro_batches,
-            dropout: Draw::new(config.seed, "dropout"),
+            knowledge,
+            teacher: None,
+            tasks: stream.classes_of_tasks(),
+            micro_batches: config.train.micro_batches,
+            seeds: Draw::new(config.seed, "dropout"),
         }
     }
 
     /// Trains on one view of the samples. `teacher` writes a row of soft targets if there is one.
     pub fn train(
         &mut self,
-        ids: &[SampleId],
+        batch: &MiniBatch,
         view: View,
+        pool: &[SampleId],
+        scalars: &Scalars,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<Trained, RuntimeError> {
+        let MiniBatch { ids, n_new } = batch;
         let step = self.session.n_steps();
+        let weights = self.row_weights(*n_new, ids.len());
         let rows_of_part = ids.len().div_ceil(self.micro_batches).max(1);
         let n_parts = ids.len().div_ceil(rows_of_part);
         let mut n_taught = 0;
-        let mut losses = [0.0; 3];
-        let mut last = None;
-        for (i, part) in ids.chunks(rows_of_part).enumerate() {
-            n_taught += self.fill(part, view, &mut teacher)?;
+        let mut sum = StepReport::default();
+        for (i, part_ids) in ids.chunks(rows_of_part).enumerate() {
+            let n_new_here = n_new.saturating_sub(i * rows_of_part).min(part_ids.len());
+            n_taught += self.fill(part_ids, n_new_here, view, pool, weights, &mut teacher)?;
             let part = Part {
-                weight: part.len() as f32 / ids.len() as f32,
+                weight: part_ids.len() as f32 / ids.len() as f32,
                 is_last: i + 1 == n_parts,
-                seed: self.dropout.at(&[step, i as u64]) as i64,
+                seed: self.seeds.at(&[step, i as u64]) as i64,
             };
-            let report = self.session.step_part(&self.scalars, &part)?;
-            for (sum, loss) in losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
-                *sum += part.weight * loss;
-            }
-            last = Some(report);
+            let report = self.session.step_part(scalars, &part)?;
+            sum = StepReport {
+                loss: sum.loss + part.weight * report.loss,
+                loss_cl: sum.loss_cl + part.weight * report.loss_cl,
+                loss_st: sum.loss_st + part.weight * report.loss_st,
+                loss_retention: sum.loss_retention + part.weight * report.loss_retention,
+                loss_penalty: sum.loss_penalty + part.weight * report.loss_penalty,
+                ..report
+            };
         }
-        let last = last.expect("invariant: a mini-batch has a row");
-        let [loss, loss_cl, loss_st] = losses;
-        Ok(Trained { report: StepReport { loss, loss_cl, loss_st, ..last }, n_taught })
+        Ok(Trained { report: sum, n_taught })
+    }
+
+    /// A mean over all rows, except where remembered ones have a mean of their own.
+    fn row_weights(&self, n_new: usize, n: usize) -> RowWeights {
+        let n_remembered = n - n_new;
+        if self.knowledge.retention() != Retention::StoredLogits || n_remembered == 0 {
+            return RowWeights { labels: [1.0; 2], past: [1.0; 2] };
+        }
+        let (of_new, of_remembered) = (n as f32 / n_new.max(1) as f32, n as f32 / n_remembered as f32);
+        let rehearsed = self.knowledge.constant_or_zero(&BETA);
+        RowWeights { labels: [of_new, rehearsed * of_remembered], past: [0.0, of_remembered] }
     }
 
     /// Makes the samples the current mini-batch; how many have a teacher.
     fn fill(
         &mut self,
         ids: &[SampleId],
+        n_new: usize,
         view: View,
+        pool: &[SampleId],
+        weights: RowWeights,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<usize, RuntimeError> {
         let k = self.n_classes;
-        let batch = self.session.batch_mut(ids.len())?;
-        self.views.fill_batch(&self.source.train, &self.source.normalization, ids, view, batch.input);
+        let Learner { session, source, views, knowledge, .. } = self;
+        let batch = session.batch_mut(ids.len())?;
+        let _ = pool;
+        views.fill_batch(&source.train, &source.normalization, ids, view, batch.input);
         batch.labels.fill(0.0);
+        batch.past_logits.fill(0.0);
         let mut n_taught = 0;
         for (row, id) in ids.iter().enumerate() {
-            batch.labels[row * k + usize::from(self.source.train.label(*id))] = 1.0;
-            let targets = &mut batch.teacher_logits[row * k..(row + 1) * k];
+            let of_row = row * k..(row + 1) * k;
+            let label = usize::from(source.train.label(*id));
+            let kind = usize::from(row >= n_new);
+            batch.labels[of_row.clone()][label] = weights.labels[kind];
+            let targets = &mut batch.teacher_logits[of_row.clone()];
             let taught = teacher(*id, view, targets);
             if !taught {
                 targets.fill(0.0);
             }
             batch.teacher_weight[row] = f32::from(u8::from(taught));
             n_taught += usize::from(taught);
+            if let Some(weight) = batch.past_weight.get_mut(row) {
+                *weight = weights.past[kind];
+                if knowledge.retention() == Retention::StoredLogits {
+                    let stored = knowledge.stored(*id);
+                    *weight *= f32::from(u8::from(stored.is_some()));
+                    if let Some(stored) = stored {
+                        batch.past_logits[of_row.clone()].copy_from_slice(stored);
+                    }
+                }
+            }
+            if let Some(mask) = batch.class_mask.get_mut(of_row) {
+                mask.fill(0.0);
+                self.tasks[label].iter().for_each(|class| mask[usize::from(*class)] = 1.0);
+            }
+        }
+        if knowledge.asks_past_network() {
+            if session.has_past() {
+                session.label_by_past()?;
+            } else {
+                session.batch_mut(ids.len())?.past_weight.fill(0.0);
+            }
+        }
+        if let Some(teacher) = &mut self.teacher {
+            session.batch_mut(ids.len())?.teacher_weight.fill(1.0);
+            teacher.label(session)?;
+            n_taught = ids.len();
         }
         Ok(n_taught)
+    }
+
+    /// Makes training samples as they are, without augmentation, the current mini-batch, without any teacher.
+    pub fn fill_plain(&mut self, ids: &[SampleId]) -> Result<(), RuntimeError> {
+        let k = self.n_classes;
+        let batch = self.session.batch_mut(ids.len())?;
+        self.source.normalization.fill_batch(&self.source.train, ids, batch.input);
+        batch.labels.fill(0.0);
+        batch.teacher_weight.fill(0.0);
+        batch.past_weight.fill(0.0);
+        batch.class_mask.fill(0.0);
+        for (row, id) in ids.iter().enumerate() {
+            let label = usize::from(self.source.train.label(*id));
+            batch.labels[row * k + label] = 1.0;
+            if let Some(mask) = batch.class_mask.get_mut(row * k..(row + 1) * k) {
+                self.tasks[label].iter().for_each(|class| mask[usize::from(*class)] = 1.0);
+            }
+        }
+        Ok(())
     }
 
     /// Raw logits `[N, K]` of the continual-learning head on one view of the samples: soft targets for peers.
@@ -114,44 +207,96 @@ impl Learner {
         Ok(logits.cl)
     }
 
+    /// Raw logits of the continual-learning head on training samples as they are, a row a sample.
+    pub fn logits_of(&mut self, ids: &[SampleId]) -> Result<BTreeMap<SampleId, Vec<f32>>, RuntimeError> {
+        self.rows_of(ids, |session, n, fill| Ok(session.logits(n, fill)?.cl))
+    }
+
+    /// What the heads read of training samples as they are, a row a sample.
+    pub fn features_of(&mut self, ids: &[SampleId]) -> Result<BTreeMap<SampleId, Vec<f32>>, RuntimeError> {
+        self.rows_of(ids, |session, n, fill| session.features(n, fill))
+    }
+
+    fn rows_of(
+        &mut self,
+        ids: &[SampleId],
+        evaluate: impl Fn(&mut TrainSession, usize, &mut dyn FnMut(&mut [f32])) -> Result<Vec<f32>, RuntimeError>,
+    ) -> Result<BTreeMap<SampleId, Vec<f32>>, RuntimeError> {
+        let Learner { session, source, .. } = self;
+        let mut rows = BTreeMap::new();
+        for ids in ids.chunks(EVALUATION_BATCH) {
+            let values = evaluate(session, ids.len(), &mut |input: &mut [f32]| {
+                source.normalization.fill_batch(&source.train, ids, input);
+            })?;
+            let width = values.len() / ids.len();
+            rows.extend(ids.iter().copied().zip(values.chunks_exact(width).map(<[f32]>::to_vec)));
+        }
+        Ok(rows)
+    }
+
     /// Accuracy of both heads on the test samples of each experience, and on all of them.
-    pub fn evaluate(&mut self, experiences: &[Vec<SampleId>]) -> Result<Vec<HeadAccuracy>, RuntimeError> {
+    pub fn evaluate(&mut self, experiences: &[Experience]) -> Result<Vec<HeadAccuracy>, RuntimeError> {
         let mut heads = ["cl", "student"].map(|head| HeadAccuracy {
             head: head.to_owned(),
             per_experience: Vec::new(),
             stream: 0.0,
         });
         let mut n_correct_in_all = [0_usize; 2];
-        for ids in experiences {
-            let n_correct = self.count_correct(ids)?;
+        for Experience { test: ids, .. } in experiences {
+            let n_correct = self.count_correct(Split::Test, ids)?;
             for h in 0..2 {
                 heads[h].per_experience.push(n_correct[h] as f64 / ids.len().max(1) as f64);
                 n_correct_in_all[h] += n_correct[h];
             }
         }
-        let n: usize = experiences.iter().map(Vec::len).sum();
+        let n: usize = experiences.iter().map(|e| e.test.len()).sum();
         for (head, n_correct) in heads.iter_mut().zip(n_correct_in_all) {
             head.stream = n_correct as f64 / n.max(1) as f64;
         }
         Ok(heads.into())
     }
 
-    fn count_correct(&mut self, ids: &[SampleId]) -> Result<[usize; 2], RuntimeError> {
-        let Learner { session, source, n_classes, .. } = self;
-        let test: &Dataset = &source.test;
+    /// Accuracy of the continual-learning head on held-out training samples; `None` without any.
+    pub fn validate(&mut self, ids: &[SampleId]) -> Result<Option<f64>, RuntimeError> {
+        let [n_correct, _] = self.count_correct(Split::Train, ids)?;
+        Ok((!ids.is_empty()).then(|| n_correct as f64 / ids.len() as f64))
+    }
+
+    fn count_correct(&mut self, split: Split, ids: &[SampleId]) -> Result<[usize; 2], RuntimeError> {
+        let Learner { session, source, n_classes, tasks, .. } = self;
+        let data: &Dataset = match split {
+            Split::Train => &source.train,
+            Split::Test => &source.test,
+        };
         let mut n_correct = [0; 2];
         for ids in ids.chunks(EVALUATION_BATCH) {
             let logits = session.logits(ids.len(), |input| {
-                source.normalization.fill_batch(test, ids, input);
+                source.normalization.fill_batch(data, ids, input);
             })?;
             for (h, logits) in [logits.cl, logits.student].iter().enumerate() {
                 n_correct[h] += logits
                     .chunks_exact(*n_classes)
                     .zip(ids)
-                    .filter(|(row, id)| argmax(row) == usize::from(test.label(**id)))
+                    .filter(|(row, id)| {
+                        let label = usize::from(data.label(**id));
+                        predicted(row, tasks.get(label)) == label
+                    })
                     .count();
             }
         }
         Ok(n_correct)
     }
+}
+
+#[derive(Clone, Copy)]
+enum Split {
+    Train,
+    Test,
+}
+
+/// The class with the largest logit, of those that come into question.
+fn predicted(row: &[f32], of: Option<&Vec<u16>>) -> usize {
+    let Some(classes) = of else { return argmax(row) };
+    let logits: Vec<f32> = classes.iter().map(|class| row[usize::from(*class)]).collect();
+    usize::from(classes[argmax(&logits)])
 }

@@ -1,7 +1,9 @@
 //! What an agent is before it trains: its network, and the digests and settings that a checkpoint must agree with.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use dkt_models::step::{self, StepOptions};
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::graph::Graph;
@@ -9,9 +11,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::AgentError;
-use crate::config::{AgentConfig, DataConfig, ReplayConfig, StreamConfig, TrainConfig};
-use crate::data::{DataSource, Dataset};
+use crate::config::{AgentConfig, DataConfig, ReplayConfig, StrategyConfig, StreamConfig, TrainConfig};
+use crate::data::{DataSource, Dataset, TrainedOn};
 use crate::ids::Digest;
+use crate::strategy::{Importance, NOISE_ETA, Retention, TrainsOn};
+use crate::stream::memory::Selection;
+use crate::stream::{ExperienceStream, StreamError};
 
 /// Data as the configuration names it, and fit for its augmentation.
 pub(super) fn load_data(config: &AgentConfig) -> Result<DataSource, AgentError> {
@@ -52,6 +57,71 @@ pub(super) fn load_model(config: &AgentConfig, source: &DataSource) -> Result<Du
     Ok(model)
 }
 
+/// The stream that the configuration names, as the strategy sees it.
+pub(super) fn stream(config: &AgentConfig, source: &DataSource) -> Result<ExperienceStream, StreamError> {
+    let n_experiences = match config.strategy.strategy().trains_on {
+        TrainsOn::Everything => 1,
+        TrainsOn::Experience | TrainsOn::SeenSoFar => config.stream.experiences,
+    };
+    ExperienceStream::class_incremental(&source.train, &source.test, n_experiences, &config.stream.class_order)
+}
+
+/// What the training graph is derived with: the settings of `[train]`, and what the strategy needs.
+pub(super) fn step_options(config: &AgentConfig) -> StepOptions {
+    let strategy = config.strategy.strategy();
+    let (capacity, selection) = config.replay.resolved(strategy);
+    StepOptions {
+        retention: match strategy.retention {
+            Retention::None => None,
+            Retention::PastNetwork | Retention::PastNetworkByExperience => Some(step::Retention::Distill),
+            Retention::StoredLogits => Some(step::Retention::Logits),
+        },
+        penalty: strategy.importance != Importance::None,
+        fisher: matches!(strategy.importance, Importance::Fisher | Importance::OnlineFisher),
+        path_integral: strategy.importance == Importance::PathIntegral,
+        gradient_noise: strategy.gradient_noise && config.strategy.get(&NOISE_ETA) > 0.0,
+        features: selection == Selection::Herding && capacity > 0,
+        ..config.train.step_options()
+    }
+}
+
+/// That there are as many teachers as experiences, or one, and that each fits the data.
+pub(super) fn check_teachers(
+    config: &AgentConfig,
+    source: &DataSource,
+    n_experiences: usize,
+) -> Result<(), AgentError> {
+    let models = &config.teacher.models;
+    if models.len() > 1 && models.len() != n_experiences {
+        return Err(AgentError::Teachers { experiences: n_experiences, models: models.len() });
+    }
+    for path in models {
+        let model = DualHead::from_graph(Graph::read(path).map_err(ModelError::from)?)?;
+        check_teacher(path, &model, source)?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_teacher(path: &Path, model: &DualHead, source: &DataSource) -> Result<(), AgentError> {
+    let shape = source.train.shape;
+    let input = [shape.channels, shape.height, shape.width].map(usize::from);
+    let refused = |what, expected: String, found: String| {
+        Err(AgentError::Teacher { path: path.to_owned(), what, expected, found })
+    };
+    if model.input_dims() != input {
+        return refused("images of", format!("{input:?}"), format!("{:?}", model.input_dims()));
+    }
+    let classes = &source.train.classes;
+    if model.n_classes() != classes.len() {
+        return refused("a number of classes of", classes.len().to_string(), model.n_classes().to_string());
+    }
+    let trained_on = TrainedOn::read(&model.graph().metadata, input[0], path)?;
+    match trained_on.classes {
+        Some(found) if found != *classes => refused("the classes", classes.join(", "), found.join(", ")),
+        _ => Ok(()),
+    }
+}
+
 /// Of everything that training and evaluation read: `views` (training images and their augmentation), labels,
 /// names of classes, and the test split.
 pub(super) fn data_digest(views: Digest, source: &DataSource) -> Digest {
@@ -84,11 +154,16 @@ pub(super) fn training_settings(config: &AgentConfig) -> BTreeMap<String, Value>
         data: &'a DataConfig,
         stream: &'a StreamConfig,
         train: &'a TrainConfig,
+        strategy: &'a StrategyConfig,
         replay: &'a ReplayConfig,
     }
-    let AgentConfig { seed, data, stream, train, replay, .. } = config;
+    let AgentConfig { seed, data, stream, train, strategy, .. } = config;
+    // With what is left out filled in: a default of another release is another setting.
+    let (capacity, selection) = config.replay.resolved(strategy.strategy());
+    let replay =
+        &ReplayConfig { capacity: Some(capacity), selection: Some(selection), ..config.replay.clone() };
     // By way of text, so that a float32 reads as it was written and not as the float64 nearest to it.
-    let value = serde_json::to_string(&Sections { seed: *seed, data, stream, train, replay })
+    let value = serde_json::to_string(&Sections { seed: *seed, data, stream, train, strategy, replay })
         .and_then(|text| serde_json::from_str(&text))
         .expect("invariant: a configuration has a JSON form");
     let mut settings = BTreeMap::new();

@@ -66,13 +66,15 @@ impl Agent<'_> {
 
     /// Tells peers which samples and views the agent trains on from now.
     pub(super) fn demand(&mut self, experience: usize) {
+        let new: Vec<SampleId> = self.new_samples(experience);
+        let n_epochs = self.epochs_of(experience).all();
         if let Some(link) = &mut self.link {
-            let mut samples: Vec<SampleId> = self.stream.experiences()[experience].train.clone();
-            samples.extend_from_slice(self.replay.ids());
+            let mut samples = new;
+            samples.extend_from_slice(self.memory.ids());
             samples.sort_unstable();
             samples.dedup();
             // Views are used in turn, one an epoch: with few epochs the last are never used.
-            let n_views = u32::from(self.config.data.views).min(self.config.train.epochs) as u8;
+            let n_views = u32::from(self.config.data.views).min(n_epochs) as u8;
             link.step(ExchangeEvent::Demand { samples, n_views });
         }
     }

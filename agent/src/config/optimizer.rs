@@ -72,6 +72,15 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// Whether parameters shrink where they have no gradient.
+    pub(super) fn decays(self) -> bool {
+        let (OptimizerConfig::Sgd { weight_decay, .. }
+        | OptimizerConfig::RmsProp { weight_decay, .. }
+        | OptimizerConfig::Adam { weight_decay, .. }
+        | OptimizerConfig::AdamW { weight_decay, .. }) = self;
+        weight_decay > 0.0
+    }
+
     /// Whether every constant is in the range in which the method is defined.
     pub(super) fn is_sound(self) -> bool {
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;

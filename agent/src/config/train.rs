@@ -3,13 +3,13 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use dkt_models::step::{Distillation, Group, StepOptions};
+use dkt_models::step::{Group, StepOptions};
 use glob::Pattern;
-use onnx_grad::loss::Reduction;
 use onnx_grad::{BatchNorm, Clip, Dropout, LossScale, Precision, Recompute};
 use serde::{Deserialize, Serialize};
 
-use super::{Check, MAX_BATCH, MAX_THREADS, OptimizerConfig};
+use super::{Check, DistillConfig, MAX_BATCH, MAX_THREADS, OptimizerConfig};
+use crate::strategy::schedule::LearningRateSchedule;
 use crate::train::device::Device;
 
 const DEFAULT_CLIP_NORM: f32 = 5.0;
@@ -27,6 +27,12 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Default: 0.001.
     pub learning_rate: f32,
+    /// Course of the learning rate within each experience. Default: constant.
+    pub schedule: LearningRateSchedule,
+    /// Epochs before the first experience's own in which the student head is not trained. Default: 0.
+    pub pretrain_epochs: u32,
+    /// When an experience ends before its last epoch. Default: never.
+    pub early_stopping: EarlyStoppingConfig,
     /// Default: Adam.
     pub optimizer: OptimizerConfig,
     /// Parameters with constants of their own; the first group that matches counts. Default: none.
@@ -63,6 +69,9 @@ impl Default for TrainConfig {
             epochs: 20,
             batch_size: 32,
             learning_rate: 0.001,
+            schedule: LearningRateSchedule::default(),
+            pretrain_epochs: 0,
+            early_stopping: EarlyStoppingConfig::default(),
             optimizer: OptimizerConfig::default(),
             groups: Vec::new(),
             decay_matrices_only: false,
@@ -107,7 +116,7 @@ impl TrainConfig {
     /// What each key must be.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check> {
         let finite_positive = |v: f32| v.is_finite() && v > 0.0;
-        let checks: [Check; 16] = [
+        let checks: [Check; 15] = [
             (
                 "train.threads",
                 (1..=MAX_THREADS).contains(&self.threads),
@@ -138,18 +147,6 @@ impl TrainConfig {
                 self.clip_norm.is_finite() && self.clip_norm >= 0.0,
                 "0 or a positive number",
                 self.clip_norm.to_string(),
-            ),
-            (
-                "train.distill.weight",
-                self.distill.weight.is_finite() && self.distill.weight >= 0.0,
-                "0 or a positive number",
-                self.distill.weight.to_string(),
-            ),
-            (
-                "train.distill.temperature",
-                finite_positive(self.distill.temperature),
-                "a positive number",
-                self.distill.temperature.to_string(),
             ),
             (
                 "train.clip_value",
@@ -191,20 +188,37 @@ impl TrainConfig {
                 },
             ),
             (
-                "train.distill.reduction",
-                self.distill.loss == DistillLoss::Kl || self.distill.reduction == DistillReduction::Mean,
-                "\"mean\" with the loss \"mse\"",
-                "\"batchmean\"".to_owned(),
+                "train.schedule",
+                self.schedule.is_sound(),
+                "`every` at least 1, `gamma` above 0, `floor` between 0 and 1",
+                format!("{:?}", self.schedule),
             ),
             (
-                "train.distill.scale_t2",
-                self.distill.loss == DistillLoss::Kl || !self.distill.scale_t2,
-                "false with the loss \"mse\", which has no temperature",
-                self.distill.scale_t2.to_string(),
+                "train.early_stopping.margin",
+                self.early_stopping.margin.is_finite() && self.early_stopping.margin >= 0.0,
+                "0 or a positive number",
+                self.early_stopping.margin.to_string(),
+            ),
+            (
+                "train.pretrain_epochs",
+                self.pretrain_epochs == 0 || !self.optimizer.decays(),
+                "0 where there is weight decay, which would move the student head",
+                self.pretrain_epochs.to_string(),
             ),
         ];
-        checks.into_iter()
+        checks.into_iter().chain(self.distill.checks())
     }
+}
+
+/// When an experience ends before its last epoch: the continual-learning head's accuracy on the validation samples
+/// (`stream.validation`) no longer rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    /// Epochs without a gain after which the experience ends; 0 for never. Default: 0.
+    pub patience: u32,
+    /// What counts as a gain: more than this above the best so far. Default: 0.
+    pub margin: f64,
 }
 
 /// Parameters whose names match, with constants of their own.
@@ -342,68 +356,11 @@ pub enum BatchNormConfig {
     Frozen,
 }
 
-/// The student head's loss (Distributed Knowledge Transfer).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DistillConfig {
-    /// `mse` on raw logits, or `kl` of the softened probabilities. Default: `mse`.
-    pub loss: DistillLoss,
-    /// Factor of the student head's loss in the whole (`kd_rel` in the thesis). Default: 1.
-    pub weight: f32,
-    /// Softmax divisor of `kl`, on both sides. Default: 2.
-    pub temperature: f32,
-    /// What `kl` is divided by: `mean`, N*K elements, or `batchmean`, N rows. Default: `mean`.
-    pub reduction: DistillReduction,
-    /// Whether `kl` is multiplied by the temperature's square. Default: false.
-    pub scale_t2: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum DistillReduction {
-    /// By all elements, rows times classes
-    Mean,
-    /// By rows
-    #[value(name = "batchmean")]
-    BatchMean,
-}
-
-impl Default for DistillConfig {
-    fn default() -> Self {
-        DistillConfig {
-            loss: DistillLoss::Mse,
-            weight: 1.0,
-            temperature: 2.0,
-            reduction: DistillReduction::Mean,
-            scale_t2: false,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DistillLoss {
-    Mse,
-    Kl,
-}
-
-impl DistillConfig {
-    fn distillation(&self) -> Distillation {
-        match self.loss {
-            DistillLoss::Mse => Distillation::Mse,
-            DistillLoss::Kl => Distillation::Kl {
-                reduction: match self.reduction {
-                    DistillReduction::Mean => Reduction::Mean,
-                    DistillReduction::BatchMean => Reduction::BatchMean,
-                },
-                scale_t2: self.scale_t2,
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use dkt_models::step::Distillation;
+    use onnx_grad::loss::Reduction;
+
     use super::*;
 
     fn parse(text: &str) -> Result<TrainConfig, String> {

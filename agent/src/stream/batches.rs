@@ -19,9 +19,17 @@ pub struct BatchPlan<'a> {
     pub epoch: u32,
 }
 
+/// Samples of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MiniBatch {
+    /// New ones, then remembered ones.
+    pub ids: Vec<SampleId>,
+    pub n_new: usize,
+}
+
 /// The mini-batches: the current samples shuffled and cut (the last batch may be short), each followed by the
 /// next of the remembered samples, which are shuffled too and start anew when they run out.
-pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<Vec<SampleId>> {
+pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<MiniBatch> {
     let counters = [u64::from(plan.experience), u64::from(plan.epoch)];
     let shuffled = |ids: &[SampleId], purpose: &str| {
         let mut ids = ids.to_vec();
@@ -35,7 +43,10 @@ pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<Vec<SampleId>> {
     let mut remembered = replay.iter().cycle();
     current
         .chunks(plan.batch_size.max(1))
-        .map(|chunk| chunk.iter().chain(remembered.by_ref().take(n_replayed)).copied().collect())
+        .map(|chunk| MiniBatch {
+            ids: chunk.iter().chain(remembered.by_ref().take(n_replayed)).copied().collect(),
+            n_new: chunk.len(),
+        })
         .collect()
 }
 
@@ -60,11 +71,12 @@ mod tests {
                 current: &current, replay: &replay, batch_size: batch, replay_batch_size: replayed,
                 seed, experience: 0, epoch,
             });
-            let mut seen: Vec<SampleId> = batches.iter().flatten().copied().filter(|id| id.0 < 1000).collect();
+            let mut seen: Vec<SampleId> = batches.iter().flat_map(|b| &b.ids).copied().filter(|id| id.0 < 1000).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, current);
             for batch in &batches {
-                let mut replayed_ids: Vec<_> = batch.iter().filter(|id| id.0 >= 1000).collect();
+                let mut replayed_ids: Vec<_> = batch.ids.iter().filter(|id| id.0 >= 1000).collect();
+                prop_assert!(batch.ids[..batch.n_new].iter().all(|id| id.0 < 1000));
                 prop_assert_eq!(replayed_ids.len(), replayed.min(replay.len()));
                 replayed_ids.sort_unstable();
                 replayed_ids.dedup();

@@ -17,6 +17,7 @@ use super::step::StepReport;
 use super::tensors;
 use crate::durable::{self, TEMPORARY_SUFFIX, WriteError};
 use crate::ids::{AgentId, Digest, Round};
+use crate::strategy::schedule::EarlyStopping;
 use crate::telemetry::event::{Epoch, Evaluated};
 
 /// Version of the manifest that this build writes.
@@ -57,6 +58,9 @@ pub struct Position {
     pub batch: u32,
     /// Training steps done.
     pub step: u64,
+    /// Steps done when the experience began.
+    #[serde(default)]
+    pub experience_began: u64,
 }
 
 /// What an epoch has come to so far.
@@ -120,6 +124,12 @@ pub struct Manifest {
     /// Steps so far that moved nothing, because a gradient overflowed in float16.
     #[serde(default)]
     pub n_skipped: u64,
+    /// Updates before the optimiser's averages were last set to zero.
+    #[serde(default)]
+    pub n_before_averages: u64,
+    /// Of the experience that `position` is in.
+    #[serde(default)]
+    pub early_stopping: EarlyStopping,
     /// Of the epoch that `position` is in.
     pub sums: EpochSums,
     /// Samples offered to the replay buffer so far, and those it holds.
@@ -305,8 +315,10 @@ mod tests {
                 training_graph: digest(1),
                 data: digest(2),
                 settings: BTreeMap::from([("train.learning_rate".to_owned(), 0.001.into())]),
-                position: Position { experience: 1, epoch: 2, batch: 3, step },
+                position: Position { experience: 1, epoch: 2, batch: 3, step, experience_began: 0 },
                 n_skipped: 4,
+                n_before_averages: 0,
+                early_stopping: EarlyStopping::default(),
                 sums: EpochSums { losses: [0.1, 0.2, 1.0 / 3.0], n_rows: 96, ..EpochSums::default() },
                 replay_n_seen: 40,
                 replay_ids: vec![7, 9],

@@ -1,0 +1,89 @@
+//! Everything an agent needs to go on, to a checkpoint and back.
+
+use tracing::info;
+
+use super::{Agent, AgentError, setup};
+use crate::ids::{Digest, SampleId};
+use crate::telemetry::event::Event;
+use crate::train::checkpoint::{self, Checkpoint, CheckpointError, Manifest, Newest};
+use crate::train::runtime::StepCounts;
+
+impl Agent<'_> {
+    pub(super) fn save_checkpoint(&mut self) -> Result<(), AgentError> {
+        let counts = self.learner.session.counts();
+        let mut tensors = self.learner.session.state()?;
+        tensors.extend(self.learner.knowledge.save(&self.learner, &self.memory)?);
+        let checkpoint = Checkpoint {
+            manifest: Manifest {
+                version: checkpoint::VERSION,
+                agent: self.config.agent.clone(),
+                training_graph: self.identity.training_graph,
+                data: self.identity.data,
+                settings: self.identity.settings.clone(),
+                position: self.position,
+                n_skipped: counts.n_skipped,
+                n_before_averages: counts.n_before_averages,
+                early_stopping: self.early_stopping,
+                sums: self.sums,
+                replay_n_seen: self.memory.n_seen(),
+                replay_ids: self.memory.ids().iter().map(|id| id.0).collect(),
+                round: self.round,
+                epochs: self.epochs.clone(),
+                evaluated: self.evaluated.clone(),
+            },
+            tensors,
+        };
+        let size_bytes = self.checkpoints.save(&checkpoint)?;
+        self.emit(Event::Checkpointed { step: self.position.step, size_bytes });
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self) -> Result<(), AgentError> {
+        let Newest { found, damaged } = self.checkpoints.newest()?;
+        for error in damaged {
+            let instead = if found.is_some() { "using the one before" } else { "training starts anew" };
+            self.emit(Event::Warning { message: format!("{error}; {instead}") });
+        }
+        let Some((path, Checkpoint { manifest, tensors })) = found else {
+            return Ok(self.learner.begin()?);
+        };
+        if let Some((what, expected, found)) = self.difference(&manifest) {
+            return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
+        }
+        info!(path = %path.display(), step = manifest.position.step, "resuming");
+        let counts = StepCounts {
+            n_steps: manifest.position.step,
+            n_skipped: manifest.n_skipped,
+            n_before_averages: manifest.n_before_averages,
+        };
+        self.learner.session.restore(&tensors, counts)?;
+        let ids = manifest.replay_ids.into_iter().map(SampleId).collect();
+        self.memory.restore(manifest.replay_n_seen, ids);
+        self.learner.restore_knowledge(&tensors, &self.memory)?;
+        self.position = manifest.position;
+        self.early_stopping = manifest.early_stopping;
+        self.round = manifest.round;
+        self.sums = manifest.sums;
+        self.epochs = manifest.epochs;
+        self.evaluated = manifest.evaluated;
+        Ok(())
+    }
+
+    /// What makes the checkpoint another's: what, as it is here, as it is there.
+    fn difference(&self, manifest: &Manifest) -> Option<(&'static str, String, String)> {
+        let digests = |what, now: &Digest, saved: &Digest| {
+            (now != saved).then(|| (what, now.to_string(), saved.to_string()))
+        };
+        let agent = &self.config.agent;
+        let identity = &self.identity;
+        (manifest.agent != *agent)
+            .then(|| ("agent", agent.to_string(), manifest.agent.to_string()))
+            .or_else(|| digests("data set", &identity.data, &manifest.data))
+            // Before the network: the training graph depends on the configuration too.
+            .or_else(|| {
+                let (now, saved) = setup::different_setting(&identity.settings, &manifest.settings)?;
+                Some(("training configuration", now, saved))
+            })
+            .or_else(|| digests("network", &identity.training_graph, &manifest.training_graph))
+    }
+}

@@ -1,0 +1,329 @@
+//! The loop: experiences, epochs, mini-batches, and what happens between them.
+
+use std::path::Path;
+use std::time::Instant;
+
+use dkt_models::DualHead;
+use onnx_grad::graph::Graph;
+
+use super::{Agent, AgentError, Ending, setup};
+use crate::durable;
+use crate::ids::{SampleId, View};
+use crate::strategy::schedule::stepped;
+use crate::strategy::{
+    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Mixing, NOISE_ETA, NOISE_GAMMA, Retention,
+    TEMPERATURE, TrainsOn,
+};
+use crate::stream::batches::{BatchPlan, epoch_batches};
+use crate::telemetry::event::{self, Evaluated, Event};
+use crate::train::checkpoint::Position;
+use crate::train::runtime::{FrozenTeacher, Scalars};
+
+/// Folder of the networks after each experience.
+const MODELS_DIR: &str = "models";
+
+/// How the epochs of an experience are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Labels only: the student head stays as it is.
+    Pretraining,
+    Training,
+    /// On as many samples of every class.
+    FineTuning,
+}
+
+/// The epochs of one experience, counted through its stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Epochs {
+    pretraining: u32,
+    training: u32,
+    fine_tuning: u32,
+}
+
+impl Epochs {
+    pub fn all(self) -> u32 {
+        self.pretraining + self.training + self.fine_tuning
+    }
+
+    fn before_fine_tuning(self) -> u32 {
+        self.pretraining + self.training
+    }
+
+    /// The stage of an epoch, and its number within the stage.
+    fn stage(self, epoch: u32) -> (Stage, u32) {
+        if epoch < self.pretraining {
+            (Stage::Pretraining, epoch)
+        } else if epoch < self.before_fine_tuning() {
+            (Stage::Training, epoch - self.pretraining)
+        } else {
+            (Stage::FineTuning, epoch - self.before_fine_tuning())
+        }
+    }
+}
+
+impl Agent<'_> {
+    pub(super) fn epochs_of(&self, experience: usize) -> Epochs {
+        let strategy = self.config.strategy.strategy();
+        let of_config = |constant| self.config.strategy.get(constant) as u32;
+        let is_tuned = strategy.balanced_fine_tuning && experience as u32 + 1 >= of_config(&FINETUNE_FROM);
+        Epochs {
+            pretraining: if experience == 0 { self.config.train.pretrain_epochs } else { 0 },
+            training: self.config.train.epochs,
+            fine_tuning: if is_tuned { of_config(&FINETUNE_EPOCHS) } else { 0 },
+        }
+    }
+
+    /// Samples that are new in an experience, as far as its strategy is concerned.
+    pub(super) fn new_samples(&self, experience: usize) -> Vec<SampleId> {
+        let experiences = self.stream.experiences();
+        let from = match self.config.strategy.strategy().trains_on {
+            TrainsOn::Experience | TrainsOn::Everything => experience,
+            TrainsOn::SeenSoFar => 0,
+        };
+        let mut ids: Vec<SampleId> =
+            experiences[from..=experience].iter().flat_map(|e| e.train.iter().copied()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Steps of an experience if nothing ends it early.
+    pub(super) fn n_steps_of(&self, experience: usize) -> u64 {
+        let (capacity, _) = self.config.replay.resolved(self.config.strategy.strategy());
+        let n_seen = |until: usize| -> usize {
+            self.stream.experiences()[..until].iter().map(|e| e.train.len()).sum()
+        };
+        let n_joined = match self.config.strategy.strategy().mixing {
+            Mixing::Beside => 0,
+            Mixing::Joined => capacity.min(n_seen(experience)),
+        };
+        let n_of = |n: usize, epochs: u32| (n.div_ceil(self.config.train.batch_size) as u64) * u64::from(epochs);
+        let epochs = self.epochs_of(experience);
+        n_of(self.new_samples(experience).len() + n_joined, epochs.before_fine_tuning())
+            + n_of(capacity.min(n_seen(experience + 1)), epochs.fine_tuning)
+    }
+
+    pub(super) fn train(&mut self) -> Result<Ending, AgentError> {
+        self.wait_for_peers();
+        for experience in self.position.experience as usize..self.stream.experiences().len() {
+            self.begin_experience(experience)?;
+            let epochs = self.epochs_of(experience);
+            while self.position.epoch < epochs.all() {
+                let epoch = self.position.epoch;
+                if epoch == epochs.before_fine_tuning() && self.position.batch == 0 {
+                    self.begin_fine_tuning(experience)?;
+                }
+                let Some(is_over) = self.train_epoch(experience, epochs)? else { return Ok(Ending::Stopped) };
+                self.position.epoch = if is_over { epochs.before_fine_tuning() } else { epoch + 1 };
+                self.position.batch = 0;
+                // What an experience came to is always worth telling.
+                let is_last = self.position.epoch == epochs.all();
+                if is_last || (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
+                    self.start_round();
+                }
+            }
+            self.end_experience(experience, epochs)?;
+        }
+        self.save_checkpoint()?;
+        Ok(Ending::Finished)
+    }
+
+    fn begin_experience(&mut self, experience: usize) -> Result<(), AgentError> {
+        self.demand(experience);
+        let groups = self.past_groups(experience);
+        self.learner.session.set_past_groups(&groups)?;
+        let models = &self.config.teacher.models;
+        let model = if models.len() == 1 { models.first() } else { models.get(experience) };
+        self.learner.teacher = model
+            .map(|path| {
+                let model = DualHead::from_graph(Graph::read(path).map_err(dkt_models::ModelError::from)?)?;
+                setup::check_teacher(path, &model, &self.learner.source)?;
+                Ok::<_, AgentError>(FrozenTeacher::new(&model, &self.learner.session, self.config.train.threads)?)
+            })
+            .transpose()?;
+        Ok(())
+    }
+
+    /// Classes within which the past is kept, in the groups that the strategy makes of them: those of the
+    /// experiences before `until`.
+    fn past_groups(&self, until: usize) -> Vec<Vec<u16>> {
+        let earlier = &self.stream.experiences()[..until];
+        let mut groups: Vec<Vec<u16>> = earlier.iter().map(|e| e.classes.clone()).collect();
+        let by_experience =
+            self.config.strategy.strategy().retention == Retention::PastNetworkByExperience
+                || self.stream.tells_tasks();
+        if !by_experience {
+            groups = vec![groups.concat()];
+        }
+        // Where all experiences have the same classes, there is one group.
+        groups.iter_mut().for_each(|group| {
+            group.sort_unstable();
+            group.dedup();
+        });
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// The memory takes its share of the new classes, and the network as it is now, with all its classes, becomes
+    /// what is to be kept.
+    fn begin_fine_tuning(&mut self, experience: usize) -> Result<(), AgentError> {
+        let ids = self.stream.experiences()[experience].train.clone();
+        self.learner.remember(&mut self.memory, &ids)?;
+        self.learner.session.keep_past()?;
+        self.learner.session.reset_optimizer()?;
+        Ok(())
+    }
+
+    /// Trains the rest of one epoch. `None` if the agent was stopped on the way; true if the accuracy no longer rises.
+    fn train_epoch(&mut self, experience: usize, epochs: Epochs) -> Result<Option<bool>, AgentError> {
+        let epoch = self.position.epoch;
+        let (stage, within) = epochs.stage(epoch);
+        let view = View((epoch % u32::from(self.config.data.views)) as u8);
+        if stage == Stage::FineTuning {
+            self.learner.session.set_past_groups(&self.past_groups(experience + 1))?;
+        }
+        let (current, replay) = self.samples_of(experience, stage);
+        let mut pool = [current.as_slice(), &replay].concat();
+        pool.sort_unstable();
+        pool.dedup();
+        let batches = epoch_batches(&BatchPlan {
+            current: &current,
+            replay: &replay,
+            batch_size: self.config.train.batch_size,
+            replay_batch_size: self.config.replay.batch_size,
+            seed: self.config.seed,
+            experience: experience as u32,
+            epoch,
+        });
+        let scalars = self.scalars(experience as u32, stage, within);
+        for batch in batches.iter().skip(self.position.batch as usize) {
+            let began = Instant::now();
+            let scalars = Scalars { gradient_noise: self.gradient_noise(), ..scalars };
+            let link = &self.link;
+            let trained = self.learner.train(batch, view, &pool, &scalars, |id, view, row| {
+                link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
+            })?;
+            self.sums.add(&trained.report, batch.ids.len(), trained.n_taught);
+            self.position.batch += 1;
+            self.position.step += 1;
+            self.teach()?;
+            self.sums.seconds += began.elapsed().as_secs_f64();
+            if self.stopped() {
+                self.save_checkpoint()?;
+                return Ok(None);
+            }
+            let every = self.config.checkpoint.every_steps;
+            if every > 0 && self.position.step.is_multiple_of(every) {
+                self.save_checkpoint()?;
+            }
+        }
+        let validation = self.stream.experiences()[experience].validation.clone();
+        let accuracy = self.learner.validate(&validation)?;
+        self.report_epoch(experience as u32, epoch, &scalars);
+        let patience = self.config.train.early_stopping.patience;
+        let margin = self.config.train.early_stopping.margin;
+        let is_over = stage == Stage::Training
+            && accuracy.is_some_and(|accuracy| self.early_stopping.is_over(accuracy, patience, margin));
+        Ok(Some(is_over))
+    }
+
+    /// New and remembered samples of an epoch.
+    fn samples_of(&self, experience: usize, stage: Stage) -> (Vec<SampleId>, Vec<SampleId>) {
+        let remembered = self.memory.ids().to_vec();
+        if stage == Stage::FineTuning {
+            return (remembered, Vec::new());
+        }
+        let new = self.new_samples(experience);
+        match self.config.strategy.strategy().mixing {
+            Mixing::Beside => (new, remembered),
+            Mixing::Joined => ([new, remembered].concat(), Vec::new()),
+        }
+    }
+
+    fn scalars(&self, experience: u32, stage: Stage, epoch: u32) -> Scalars {
+        let train = &self.config.train;
+        let strategy = &self.config.strategy;
+        let knowledge = &self.learner.knowledge;
+        let factor = match stage {
+            Stage::Pretraining => 1.0,
+            Stage::Training => train.schedule.factor(epoch, train.epochs),
+            Stage::FineTuning => {
+                let n_epochs = strategy.get(&FINETUNE_EPOCHS) as u32;
+                strategy.get(&FINETUNE_RATE) as f32 * train.schedule.factor(epoch, n_epochs)
+            }
+        };
+        let distill = &train.distill;
+        let distill_weight = match stage {
+            Stage::Pretraining => 0.0,
+            _ => stepped(distill.weight, distill.weight_step, distill.weight_every, experience, epoch),
+        };
+        Scalars {
+            learning_rate: train.learning_rate * factor,
+            distill_weight,
+            temperature: distill.temperature,
+            retention_weight: knowledge.constant_or_zero(&ALPHA),
+            retention_temperature: knowledge.constant_or_zero(&TEMPERATURE).max(f32::MIN_POSITIVE),
+            penalty_weight: knowledge.penalty_weight(),
+            gradient_noise: 0.0,
+        }
+    }
+
+    /// eta / (1 + t)^gamma with t the steps since the experience began (Neelakantan et al. 2015, for deviations).
+    fn gradient_noise(&self) -> f32 {
+        if !self.config.strategy.strategy().gradient_noise {
+            return 0.0;
+        }
+        let (eta, gamma) = (self.config.strategy.get(&NOISE_ETA), self.config.strategy.get(&NOISE_GAMMA));
+        let t = self.position.step - self.position.experience_began;
+        (eta / (1.0 + t as f64).powf(gamma)) as f32
+    }
+
+    fn report_epoch(&mut self, experience: u32, epoch: u32, scalars: &Scalars) {
+        let _ = scalars;
+        let n_peers = self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32);
+        let sums = std::mem::take(&mut self.sums);
+        let epoch = sums.means(experience, epoch, self.position.step, n_peers);
+        self.epochs.push(epoch.clone());
+        self.emit(Event::Epoch(epoch));
+    }
+
+    fn end_experience(&mut self, experience: usize, epochs: Epochs) -> Result<(), AgentError> {
+        if epochs.fine_tuning == 0 {
+            let ids = self.stream.experiences()[experience].train.clone();
+            self.learner.remember(&mut self.memory, &ids)?;
+        }
+        let samples = self.new_samples(experience);
+        self.learner.consolidate(&samples, self.config.train.batch_size)?;
+        self.evaluate(experience)?;
+        if self.config.checkpoint.models {
+            let path = Path::new(MODELS_DIR).join(format!("experience-{}.onnx", experience + 1));
+            self.write_model(&path)?;
+        }
+        let step = self.position.step;
+        self.position =
+            Position { experience: experience as u32 + 1, step, experience_began: step, ..Position::default() };
+        self.early_stopping = Default::default();
+        Ok(())
+    }
+
+    fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
+        let heads = self.learner.evaluate(self.stream.experiences())?;
+        let evaluated = Evaluated { experience: experience as u32, heads };
+        self.evaluated.push(evaluated.clone());
+        self.emit(Event::Evaluated(evaluated));
+        self.report_traffic();
+        Ok(())
+    }
+
+    /// Writes the network as it is now, as plain forward ONNX, to a path within the agent's folder.
+    pub(super) fn write_model(&self, path: &Path) -> Result<(), AgentError> {
+        let path = self.out.join(path);
+        if let Some(folder) = path.parent() {
+            durable::create_dir(folder)?;
+        }
+        let mut graph = self.step.export(&self.learner.session.state()?)?;
+        graph.metadata.extend(self.learner.source.metadata());
+        durable::write(&path, &graph.encode())?;
+        Ok(())
+    }
+}
