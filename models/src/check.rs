@@ -14,7 +14,7 @@ use crate::dual_head::{DualHead, show};
 use crate::error::ModelError;
 use crate::init::Source;
 use crate::losses;
-use crate::step::Distillation;
+use crate::step::StepOptions;
 
 /// What a gradient check computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,10 +42,10 @@ impl GradientCheck {
         let dual_head = DualHead::from_graph(graph.clone()).ok().filter(|_| logits.is_none());
         let (mut with_loss, loss_name) = match dual_head {
             Some(model) => {
-                let graph = losses::dual_head(&model, Distillation::Mse)?;
+                let graph = losses::dual_head(&model, &StepOptions::default())?.graph;
                 (graph, "cross-entropy of `cl_logits` and half the mean squared error of `st_logits`")
             }
-            None => (losses::classifier(graph, logits)?.0, "cross-entropy"),
+            None => (losses::classifier(graph, logits, &StepOptions::default())?.0.graph, "cross-entropy"),
         };
         let names = onnx_grad::trainable(&with_loss, "loss")?;
         let parameters: BTreeMap<String, Tensor> =

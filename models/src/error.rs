@@ -23,6 +23,10 @@ pub enum ModelError {
     TrainingGraph,
     #[error("cannot attach heads: expected a classifier that ends in a linear layer, found {found}")]
     NoClassifier { found: String },
+    #[error(
+        "cannot put out features: expected `cl_logits` from a linear layer on [batch, features], found {found}"
+    )]
+    NoFeatures { found: String },
     #[error("the network has two heads already")]
     AlreadyDualHead,
     #[error("no trainable parameter matches `{pattern}`; `dkt model inspect --parameters` lists them")]

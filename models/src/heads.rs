@@ -61,33 +61,53 @@ pub fn attach_heads(graph: &Graph, options: &AttachOptions) -> Result<Graph, Mod
     Ok(b.finish())
 }
 
-/// Walks back from the only output over softmax-like nodes to a `Gemm`, or a `MatMul` with or without `Add`.
+/// The linear layer that the only output comes from.
 fn find_classifier(graph: &Graph) -> Result<Classifier, ModelError> {
     let refused = |found: String| ModelError::NoClassifier { found };
     let [output] = graph.outputs.as_slice() else {
         return Err(refused(format!("{} outputs", graph.outputs.len())));
     };
+    let Last { product, bias, nodes } = last_linear(graph, &output.name).map_err(refused)?;
+    if product.op == "Gemm" {
+        return gemm(graph, product, nodes);
+    }
+    matmul(graph, product, bias, nodes)
+}
+
+/// Where a value comes from, if that is a linear layer.
+pub(crate) struct Last<'a> {
+    /// A `Gemm` or `MatMul`; its input 0 are the features.
+    pub product: &'a Node,
+    /// What a `MatMul` is added to.
+    pub bias: Option<&'a str>,
+    /// Names of the layer's nodes and of those that follow it.
+    nodes: HashSet<String>,
+}
+
+/// Walks back from `value` over softmax-like nodes to a `Gemm`, or a `MatMul` with or without `Add`.
+///
+/// # Errors
+/// What there is in its place.
+pub(crate) fn last_linear<'a>(graph: &'a Graph, value: &'a str) -> Result<Last<'a>, String> {
     let producer = |value: &str| graph.nodes.iter().find(|n| n.outputs.iter().any(|o| o == value));
-    let mut gone = HashSet::new();
-    let mut value = output.name.as_str();
+    let (mut nodes, mut value) = (HashSet::new(), value);
     loop {
-        let node = producer(value).ok_or_else(|| refused(format!("no node that gives `{value}`")))?;
-        gone.insert(node.name.clone());
+        let node = producer(value).ok_or_else(|| format!("no node that gives `{value}`"))?;
+        nodes.insert(node.name.clone());
         match node.op.as_str() {
             "Softmax" | "LogSoftmax" | "Identity" => value = node.input(0).unwrap_or_default(),
-            "Gemm" => return gemm(graph, node, gone),
-            "MatMul" => return matmul(graph, node, None, gone),
+            "Gemm" | "MatMul" => return Ok(Last { product: node, bias: None, nodes }),
             "Add" => {
                 let (product, bias) = (0..2)
                     .find_map(|i| {
                         let product = producer(node.input(i)?).filter(|n| n.op == "MatMul")?;
                         Some((product, node.input(1 - i)?))
                     })
-                    .ok_or_else(|| refused(format!("`Add` node `{}` without a product", node.name)))?;
-                gone.insert(product.name.clone());
-                return matmul(graph, product, Some(bias), gone);
+                    .ok_or_else(|| format!("`Add` node `{}` without a product", node.name))?;
+                nodes.insert(product.name.clone());
+                return Ok(Last { product, bias: Some(bias), nodes });
             }
-            other => return Err(refused(format!("`{other}` node `{}`", node.name))),
+            other => return Err(format!("`{other}` node `{}`", node.name)),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod check;
 mod dual_head;
 mod error;
+mod features;
 pub mod heads;
 pub mod init;
 pub mod inspect;
@@ -17,3 +18,4 @@ pub mod zoo;
 
 pub use dual_head::{CL_LOGITS, DualHead, ST_LOGITS};
 pub use error::ModelError;
+pub use features::FEATURES;

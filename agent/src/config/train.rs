@@ -110,6 +110,7 @@ impl TrainConfig {
             precision: self.precision.into(),
             recompute: self.recompute.recompute(),
             freeze: self.freeze.iter().map(|p| p.0.clone()).collect(),
+            ..StepOptions::default()
         }
     }
 

@@ -8,11 +8,12 @@ use crate::error::GradError;
 use crate::exporter;
 use crate::gradients::{self, Clip, GRAD_NORM, Gradients, MICRO_BATCH_LAST};
 use crate::graph::{DataType, Graph, Node, Tensor};
+use crate::hash::SEED;
 use crate::optimizer::{self, Optimizer, ParameterGroup};
+use crate::path_integral;
 use crate::precision::{self, LOSS_SCALE, Precision};
 use crate::recompute::Recompute;
 use crate::reverse;
-use crate::vjp::dropout::SEED;
 use crate::vjp::{BatchNorm, Dropout, Mode};
 
 /// Output, where steps can be skipped: 1 if parameters moved in this one, else 0.
@@ -43,6 +44,14 @@ pub struct TrainSpec {
     pub dropout: Dropout,
     pub precision: Precision,
     pub recompute: Recompute,
+    /// Whether normal noise is added to the gradient, before its norm is taken and bounded: inputs
+    /// [`GRADIENT_NOISE`](crate::GRADIENT_NOISE) and [`SEED`].
+    pub gradient_noise: bool,
+    /// Whether every parameter `<p>` gets a state tensor `<p>.path`, the integral of the loss along its path.
+    pub path_integral: bool,
+    /// Initialisers that the loss reads and the step does not change, to be fed as inputs
+    /// ([`StateRole::Held`]). None of them is trained.
+    pub held: Vec<String>,
     /// Further values to put out: (value, output name).
     pub outputs: Vec<(String, String)>,
 }
@@ -61,6 +70,9 @@ impl TrainSpec {
             dropout: Dropout::Off,
             precision: Precision::Full,
             recompute: Recompute::Nothing,
+            gradient_noise: false,
+            path_integral: false,
+            held: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -72,11 +84,23 @@ pub enum StateRole {
     Parameter,
     /// A moving average kept by a layer, part of the forward graph too.
     RunningStatistic,
-    /// The optimiser's own.
+    /// The optimiser's own, the sums of accumulated gradients and the loss scale among them.
     Optimizer,
+    /// `<parameter>.path`: the sum over steps of gradient times change, to be set to zero between experiences
+    /// (Synaptic Intelligence, Zenke et al. 2017).
+    PathIntegral,
+    /// Read but not changed by the step; it has no `<name>.next` and changes between experiences only.
+    Held,
 }
 
-/// An input `<name>` of the training graph that has an output `<name>.next`.
+impl StateRole {
+    /// Whether the training graph has an output `<name>.next`.
+    pub fn moves(self) -> bool {
+        self != StateRole::Held
+    }
+}
+
+/// An input `<name>` of the training graph that has an output `<name>.next`, unless it is [`StateRole::Held`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor {
     pub name: String,
@@ -98,17 +122,19 @@ pub struct TrainingGraph {
 ///
 /// # Errors
 /// [`GradError::Unsupported`] with every node that would need a rule; [`GradError::NotTrainable`],
-/// [`GradError::NothingToTrain`], [`GradError::LossNotScalar`]; what shape inference finds wrong with the graph.
+/// [`GradError::NothingToTrain`], [`GradError::NotHeld`], [`GradError::LossNotScalar`]; what shape inference finds wrong with the graph.
 pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradError> {
     let opset = graph.opset.max(MIN_OPSET);
     // A value of that name would be taken for the input.
-    if spec.dropout == Dropout::Seeded && defines(graph, SEED) {
+    let draws = spec.dropout == Dropout::Seeded || spec.gradient_noise;
+    if draws && defines(graph, SEED) {
         return Err(GradError::Redefined { value: SEED.to_owned() });
     }
     if spec.trainable.is_empty() {
         return Err(GradError::NothingToTrain);
     }
     let parameters = parameters(graph, &spec.trainable)?;
+    let held = held(graph, &spec.held, &parameters)?;
     let trained: BTreeSet<&str> = parameters.keys().map(String::as_str).collect();
     let wanted: Vec<&str> = std::iter::once(spec.loss.as_str())
         .chain(spec.outputs.iter().map(|(value, _)| value.as_str()))
@@ -126,7 +152,7 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
         reverse::differentiate(&mut forward, &spec.loss, loss_scale.as_deref(), &trained, &spec.recompute)?;
     let moved_statistics = std::mem::take(&mut forward.next_state);
     let b = &mut forward.builder;
-    let Updates { optimizer: updates, statistics, applied } =
+    let Updates { optimizer: updates, paths, statistics, applied } =
         update(b, spec, gradients, &parameters, loss_scale.as_deref(), moved_statistics)?;
 
     let mut state = Vec::new();
@@ -145,7 +171,14 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
         outputs.push(output(b, &next, &format!("{name}.next"))?);
         state.push(StateTensor { name, init, role });
     }
+    for (name, init, next) in paths {
+        outputs.push(output(b, &next, &format!("{name}.next"))?);
+        state.push(StateTensor { name, init, role: StateRole::PathIntegral });
+    }
     for (name, next) in statistics {
+        if spec.held.contains(&name) {
+            return Err(GradError::NotHeld { name, found: "a running statistic" });
+        }
         let init = graph.initializers.get(&name).cloned().ok_or_else(|| GradError::NoSuchValue {
             value: name.clone(),
             known: "no initialiser of that name".to_owned(),
@@ -159,6 +192,8 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
     let mut graph = forward.builder.finish();
     graph.metadata.insert(CONTRACT_KEY.to_owned(), CONTRACT_VERSION.to_owned());
     remove_unused(&mut graph);
+    let is_read = |tensor: &StateTensor| graph.initializers.contains_key(&tensor.name);
+    state.extend(held.into_iter().filter(is_read));
     initializers_to_inputs(&mut graph, &state);
     Ok(TrainingGraph { graph, state })
 }
@@ -166,6 +201,7 @@ pub fn derive(graph: &Graph, spec: &TrainSpec) -> Result<TrainingGraph, GradErro
 /// What follows from the gradients.
 struct Updates {
     optimizer: Vec<optimizer::Update>,
+    paths: Vec<optimizer::Update>,
     /// (running statistic, its next value)
     statistics: Vec<(String, String)>,
     /// Boolean scalar: whether parameters move in this step. `None` where they always do.
@@ -195,6 +231,10 @@ fn update(
         updates.extend(accumulated);
         is_last = Some(last);
     }
+    let of_loss = spec.path_integral.then(|| gradients.clone());
+    if spec.gradient_noise {
+        gradients = gradients::add_noise(b, &gradients)?;
+    }
     gradients::norm(b, &gradients)?;
     let mut applied = is_last.clone();
     if let Precision::Float16(settings) = spec.precision {
@@ -212,7 +252,11 @@ fn update(
     let gradients = gradients::clip(b, gradients, spec.clip)?;
     let moved =
         optimizer::update(b, &spec.optimizer, &spec.groups, &gradients, parameters, applied.as_deref())?;
-    Ok(Updates { optimizer: moved.into_iter().chain(updates).collect(), statistics, applied })
+    let paths = match of_loss {
+        Some(gradients) => path_integral::update(b, &gradients, parameters, applied.as_deref())?,
+        None => Vec::new(),
+    };
+    Ok(Updates { optimizer: moved.into_iter().chain(updates).collect(), paths, statistics, applied })
 }
 
 /// Nodes and initialisers that no output depends on.
@@ -274,6 +318,24 @@ fn parameters(graph: &Graph, names: &[String]) -> Result<BTreeMap<String, Tensor
         parameters.insert(name.clone(), tensor.clone());
     }
     Ok(parameters)
+}
+
+/// # Errors
+/// [`GradError::NotHeld`] for a name that is trained, or that no initialiser has.
+fn held(
+    graph: &Graph,
+    names: &[String],
+    parameters: &BTreeMap<String, Tensor>,
+) -> Result<Vec<StateTensor>, GradError> {
+    let tensor = |name: &String| {
+        let refused = |found| GradError::NotHeld { name: name.clone(), found };
+        if parameters.contains_key(name) {
+            return Err(refused("a trained parameter"));
+        }
+        let init = graph.initializers.get(name).ok_or_else(|| refused("no initialiser of that name"))?;
+        Ok(StateTensor { name: name.clone(), init: init.clone(), role: StateRole::Held })
+    };
+    names.iter().map(tensor).collect()
 }
 
 fn defines(graph: &Graph, value: &str) -> bool {

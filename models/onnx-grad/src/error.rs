@@ -53,6 +53,8 @@ pub enum GradError {
         "`{name}` is to be trained: expected a floating initialiser that reaches the loss, found {found}"
     )]
     NotTrainable { name: String, found: &'static str },
+    #[error("`{name}` is to be held: expected an initialiser that training leaves alone, found {found}")]
+    NotHeld { name: String, found: &'static str },
     #[error("`{pattern}` is to be recomputed, but no node or value has such a name")]
     NothingToRecompute { pattern: String },
     #[error(

@@ -1,11 +1,13 @@
 //! What happens to the gradients between the reverse walk and the optimiser: unscaling, accumulation over
-//! micro-batches, the norm, clipping.
+//! micro-batches, noise, the norm, clipping.
 
 use std::collections::BTreeMap;
 
 use crate::builder::Builder;
+use crate::emit;
 use crate::error::GradError;
 use crate::graph::{DataType, Tensor};
+use crate::hash;
 use crate::optimizer::Update;
 
 /// Name of the gradient's norm among the outputs.
@@ -14,6 +16,9 @@ pub const GRAD_NORM: &str = "grad_norm";
 pub const MICRO_BATCH_WEIGHT: &str = "micro_batch_weight";
 /// 1 in the last micro-batch, after which parameters move; else 0.
 pub const MICRO_BATCH_LAST: &str = "micro_batch_last";
+
+/// Standard deviation of the noise that is added to every element of the gradient.
+pub const GRADIENT_NOISE: &str = "gradient_noise";
 
 /// Bound on the gradients of all parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,6 +71,26 @@ pub(crate) fn accumulate(
         sums.push((parameter.clone(), sum));
     }
     Ok((sums, state))
+}
+
+/// Adds to every element [`GRADIENT_NOISE`] times a draw from the standard normal distribution, which is a pure
+/// function of the seed, the parameter and the element's place (Neelakantan et al. 2015).
+pub(crate) fn add_noise(b: &mut Builder, gradients: &Gradients) -> Result<Gradients, GradError> {
+    b.input(GRADIENT_NOISE, DataType::F32, Vec::new())?;
+    let mut noisy = Vec::with_capacity(gradients.len());
+    for (parameter, gradient) in gradients {
+        let name = format!("{parameter}.noise");
+        b.set_scope(&name);
+        let dims = if b.shape(parameter)?.is_empty() { [1, -1] } else { [0, -1] };
+        let grid = emit::reshape(b, parameter, &dims)?;
+        let draws = hash::normals(b, &grid, &name)?;
+        let noise = b.op("Mul", &[&draws, GRADIENT_NOISE], &[])?;
+        let noise = emit::reshape_like(b, &noise, parameter)?;
+        let dtype = b.value(gradient)?.dtype;
+        let noise = if dtype == DataType::F32 { noise } else { emit::cast(b, &noise, dtype)? };
+        noisy.push((parameter.clone(), b.op("Add", &[gradient, &noise], &[])?));
+    }
+    Ok(noisy)
 }
 
 /// Emits the L2 norm of all gradients together as [`GRAD_NORM`].

@@ -54,9 +54,11 @@ pub mod error;
 mod exporter;
 mod gradients;
 pub mod graph;
+mod hash;
 pub mod limits;
 pub mod loss;
 mod optimizer;
+mod path_integral;
 mod precision;
 mod proto;
 mod read;
@@ -72,9 +74,9 @@ pub use derive::{
     trainable,
 };
 pub use error::{GradError, ReadError, UnsupportedNode};
-pub use gradients::{Clip, GRAD_NORM, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT};
+pub use gradients::{Clip, GRAD_NORM, GRADIENT_NOISE, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT};
+pub use hash::SEED;
 pub use optimizer::{LEARNING_RATE, Optimizer, ParameterGroup, STEP};
 pub use precision::{FINITE_STEPS, LOSS_SCALE, LossScale, Precision};
 pub use recompute::Recompute;
-pub use vjp::dropout::SEED;
 pub use vjp::{BatchNorm, Dropout};

@@ -154,7 +154,7 @@ fn scalars<const N: usize>(
 }
 
 /// Adds a state tensor of zeros beside `parameter`.
-fn slot(
+pub(crate) fn slot(
     b: &mut Builder,
     parameter: &str,
     suffix: &str,

@@ -8,7 +8,7 @@ mod activation;
 mod conv;
 mod conv_transpose;
 mod depthwise;
-pub(crate) mod dropout;
+mod dropout;
 mod einsum;
 mod elementwise;
 mod generate;

@@ -217,6 +217,7 @@ impl Arguments {
                 (None, names) => Recompute::Matching(patterns(names)),
             },
             freeze: patterns(self.freeze),
+            ..StepOptions::default()
         }
     }
 }
