@@ -2,26 +2,28 @@
 //!
 //! Unknown keys are errors, and every value is checked before anything starts.
 
+mod data;
 pub mod lab;
 mod distill;
 mod optimizer;
 mod strategy;
+mod stream;
 mod train;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::data::DataConfig;
 pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
 pub use self::optimizer::OptimizerConfig;
 pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
+pub use self::stream::StreamConfig;
 pub use self::train::{
     BatchNormConfig, EarlyStoppingConfig, GroupConfig, NamePattern, PrecisionConfig, RecomputeConfig,
     TrainConfig,
 };
-use crate::data::view::Augmentation;
 use crate::ids::{AgentId, FleetId};
-use crate::stream::ClassOrder;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -89,46 +91,6 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         ModelConfig { network: "digits-cnn".to_owned(), seed: None }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataConfig {
-    /// `digits`, or a folder with IDX files. Default: `digits`.
-    pub source: String,
-    /// Augmented views of each sample, used in turn, one an epoch. Default: 4.
-    pub views: u8,
-    /// Pixels of zero padding around the image before a random crop of the original size. Default: 1.
-    pub crop_padding: u8,
-    /// Random horizontal flip. Default: false.
-    pub flip: bool,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        DataConfig { source: "digits".to_owned(), views: 4, crop_padding: 1, flip: false }
-    }
-}
-
-impl DataConfig {
-    pub fn augmentation(&self) -> Augmentation {
-        Augmentation { crop_padding: self.crop_padding, flip: self.flip }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StreamConfig {
-    /// Number of experiences; must divide the number of classes. Default: 5.
-    pub experiences: usize,
-    /// A seed, or the list of all class indices in the order in which they come. Default: seed 0.
-    pub class_order: ClassOrder,
-}
-
-impl Default for StreamConfig {
-    fn default() -> Self {
-        StreamConfig { experiences: 5, class_order: ClassOrder::Seed(0) }
     }
 }
 
@@ -224,14 +186,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 12] = [
-            ("data.views", self.data.views > 0, "at least 1", self.data.views.to_string()),
-            (
-                "stream.experiences",
-                self.stream.experiences > 0,
-                "at least 1",
-                self.stream.experiences.to_string(),
-            ),
+        let checks: [Check; 10] = [
             (
                 "teacher.models",
                 self.teacher.models.is_empty() || !exchange.enabled,
@@ -288,8 +243,10 @@ impl AgentConfig {
             ),
             ("checkpoint.keep", self.checkpoint.keep > 0, "at least 1", self.checkpoint.keep.to_string()),
         ];
-        let of_sections = self.strategy.checks().into_iter().chain(self.replay.checks(self.strategy.strategy()));
-        for (key, holds, expected, found) in checks.into_iter().chain(of_sections).chain(self.train.checks()) {
+        let strategy = self.strategy.strategy();
+        let sections = self.data.checks().chain(self.stream.checks()).chain(self.train.checks());
+        let sections = sections.chain(self.strategy.checks()).chain(self.replay.checks(strategy));
+        for (key, holds, expected, found) in checks.into_iter().chain(sections) {
             if !holds {
                 return Err(ConfigError::Value { path: path.to_owned(), key, expected, found });
             }

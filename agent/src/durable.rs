@@ -48,6 +48,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     File::open(folder).and_then(|dir| dir.sync_all()).map_err(failed("sync the folder", folder))
 }
 
+/// Makes a folder and those above it, if they are not there.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn create_dir(path: &Path) -> Result<(), WriteError> {
+    fs::create_dir_all(path).map_err(failed("create the folder", path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
