@@ -213,7 +213,7 @@ fn train(session: &mut TrainSession, batch: usize, steps: usize) -> Result<()> {
         }
         buffers.teacher_logits.fill(0.5);
         buffers.teacher_weight.fill(1.0);
-        session.step(&Scalars { learning_rate: 1e-3, distill_weight: 0.5, temperature: 2.0 })?;
+        session.step(&Scalars { distill_weight: 0.5, temperature: 2.0, ..Scalars::PLAIN })?;
     }
     Ok(())
 }

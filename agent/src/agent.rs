@@ -58,7 +58,9 @@ pub enum AgentError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error("`teacher.models`: expected one network, or one for each of {experiences} experiences, found {models}")]
+    #[error(
+        "`teacher.models`: expected one network, or one for each of {experiences} experiences, found {models}"
+    )]
     Teachers { experiences: usize, models: usize },
     #[error("teacher `{}`: expected {what} {expected}, as the data has, found {found}", .path.display())]
     Teacher { path: PathBuf, what: &'static str, expected: String, found: String },
@@ -151,14 +153,14 @@ impl<'a> Agent<'a> {
         let stream = setup::stream(config, &source)?;
         setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
-        let step = TrainingStep::derive(&model, &setup::step_options(config))?;
+        let step = TrainingStep::derive(&model, &config.step_options())?;
         let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
         let importance = step
             .importance
             .as_ref()
             .map(|graph| ImportanceSession::new(graph, &session, config.train.threads))
             .transpose()?;
-        let knowledge = Knowledge::new(&config.strategy, importance);
+        let knowledge = Knowledge::new(&config.strategy, importance, model.graph());
         let (capacity, selection) = config.replay.resolved(config.strategy.strategy());
         let views = ViewFn::new(&source.train, config.data.augmentation());
         let identity = Identity {

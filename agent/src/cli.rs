@@ -145,8 +145,8 @@ impl CliError {
                 CheckpointError::InUse { .. } => UNAVAILABLE,
                 _ => IO,
             },
-            CliError::Agent(AgentError::Mismatch { .. }) => DATA,
-            CliError::Agent(AgentError::CropPadding { .. }) => CONFIG,
+            CliError::Agent(AgentError::Mismatch { .. } | AgentError::Teacher { .. }) => DATA,
+            CliError::Agent(AgentError::CropPadding { .. } | AgentError::Teachers { .. }) => CONFIG,
             CliError::Io { .. } | CliError::Write(_) => IO,
             _ => 1,
         }
@@ -186,7 +186,10 @@ impl From<AgentError> for CliError {
             AgentError::Exchange(e) => CliError::Exchange(e),
             AgentError::Checkpoint(e) => CliError::Checkpoint(e),
             AgentError::Write(e) => CliError::Write(e),
-            AgentError::Mismatch { .. } | AgentError::CropPadding { .. } => CliError::Agent(error),
+            AgentError::Mismatch { .. }
+            | AgentError::CropPadding { .. }
+            | AgentError::Teachers { .. }
+            | AgentError::Teacher { .. } => CliError::Agent(error),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Unknown keys are errors, and every value is checked before anything starts.
 
 mod data;
-pub mod lab;
 mod distill;
+pub mod lab;
 mod optimizer;
 mod strategy;
 mod stream;

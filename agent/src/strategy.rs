@@ -5,6 +5,7 @@
 //! own. A new mechanism is a variant of one of the enums below, and the code that acts on it: on a mini-batch in
 //! `agent/learner.rs`, after an experience in `agent/consolidate.rs`.
 
+pub mod importance;
 pub mod schedule;
 
 use std::fmt::Write as _;
@@ -29,7 +30,10 @@ pub enum Rehearsal {
     /// Where the configuration gives the memory a capacity.
     Optional,
     /// A part of the method: with this capacity where the configuration gives none.
-    Needed { capacity: usize, selection: Selection },
+    Needed {
+        capacity: usize,
+        selection: Selection,
+    },
 }
 
 /// How remembered samples come into mini-batches.
@@ -106,12 +110,15 @@ const fn whole(name: &'static str, default: f64, range: RangeInclusive<f64>, wha
 const ANY: RangeInclusive<f64> = 0.0..=1e9;
 
 pub static ALPHA: Constant = real("alpha", 1.0, ANY, "weight of the term that keeps the past");
-pub static TEMPERATURE: Constant = real("temperature", 2.0, 1e-3..=1e3, "of the past network's probabilities");
+pub static TEMPERATURE: Constant =
+    real("temperature", 2.0, 1e-3..=1e3, "of the past network's probabilities");
 static DER_ALPHA: Constant = real("alpha", 0.1, ANY, "weight of the stored logits");
 pub static BETA: Constant = real("beta", 0.5, ANY, "weight of the remembered samples' labels");
 pub static LAMBDA: Constant = real("lambda", 1.0, ANY, "weight of the penalty");
+pub static DAMPING: Constant = real("damping", 1e-7, 1e-30..=1e9, "added to the square of a parameter's way");
 pub static DECAY: Constant = real("decay", 0.9, 0.0..=1.0, "factor of the older importances");
-pub static FINETUNE_EPOCHS: Constant = whole("finetune_epochs", 30.0, 0.0..=1e6, "epochs of balanced fine-tuning");
+pub static FINETUNE_EPOCHS: Constant =
+    whole("finetune_epochs", 30.0, 0.0..=1e6, "epochs of balanced fine-tuning");
 pub static FINETUNE_FROM: Constant =
     whole("finetune_from", 2.0, 1.0..=65_536.0, "first experience, counted from 1, that is fine-tuned");
 pub static FINETUNE_RATE: Constant =
@@ -222,7 +229,7 @@ pub static STRATEGIES: [Strategy; 11] = [
         what: "Synaptic Intelligence (Zenke et al. 2017)",
         rehearsal: Rehearsal::Optional,
         importance: Importance::PathIntegral,
-        constants: &[&LAMBDA],
+        constants: &[&LAMBDA, &DAMPING],
         ..NAIVE
     },
 ];
@@ -247,10 +254,47 @@ impl Strategy {
         if text.is_empty() { "none".to_owned() } else { text }
     }
 
-    /// Whether remembered samples are trained on with their labels.
-    pub fn rehearses_labels(&self) -> bool {
-        self.retention != Retention::StoredLogits || self.constants.iter().any(|c| c.name == BETA.name)
+    /// Factors of rows in a mini-batch of `n` rows, the first `n_new` of which are new.
+    ///
+    /// All rows share one mean, except with stored logits: there the new rows have a mean of their own, and the
+    /// remembered ones another, of their labels (times `beta`) and of the distance from what is stored.
+    pub fn row_weights(&self, n_new: usize, n: usize, beta: f32) -> RowWeights {
+        let n_remembered = n - n_new;
+        if self.retention != Retention::StoredLogits || n_remembered == 0 {
+            let past = if self.retention == Retention::StoredLogits { 0.0 } else { 1.0 };
+            return RowWeights { labels: [1.0; 2], past: [past; 2] };
+        }
+        let (of_new, of_remembered) = (n as f32 / n_new.max(1) as f32, n as f32 / n_remembered as f32);
+        RowWeights { labels: [of_new, beta * of_remembered], past: [0.0, of_remembered] }
     }
+
+    /// Groups of earlier classes within each of which the past's probabilities are kept, where the classes of each
+    /// earlier experience are `earlier`. `tells_tasks`: whether the head has one part a task.
+    pub fn past_groups(&self, earlier: &[&[u16]], tells_tasks: bool) -> Vec<Vec<u16>> {
+        let mut groups: Vec<Vec<u16>> = if self.retention == Retention::PastNetworkByExperience || tells_tasks
+        {
+            earlier.iter().map(|classes| classes.to_vec()).collect()
+        } else {
+            vec![earlier.concat()]
+        };
+        for group in &mut groups {
+            group.sort_unstable();
+            group.dedup();
+        }
+        // Where experiences have the same classes, they have one group.
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+}
+
+/// Factors of new and of remembered rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowWeights {
+    /// Of labels.
+    pub labels: [f32; 2],
+    /// Of what is kept of the past.
+    pub past: [f32; 2],
 }
 
 #[cfg(test)]
@@ -271,5 +315,23 @@ mod tests {
                 assert!(!constant.is_whole || constant.default.fract() == 0.0);
             }
         }
+    }
+
+    #[test]
+    fn remembered_rows_have_a_mean_of_their_own_with_stored_logits() {
+        let weights = |name: &str, n_new, n| find(name).unwrap().row_weights(n_new, n, 0.5);
+        assert_eq!(weights("replay", 12, 18), RowWeights { labels: [1.0; 2], past: [1.0; 2] });
+        assert_eq!(weights("der++", 12, 12), RowWeights { labels: [1.0; 2], past: [0.0; 2] });
+        assert_eq!(weights("der++", 12, 18), RowWeights { labels: [1.5, 1.5], past: [0.0, 3.0] });
+    }
+
+    #[test]
+    fn earlier_classes_are_one_group_or_one_an_experience() {
+        let earlier: [&[u16]; 2] = [&[3, 1], &[0, 4]];
+        let groups = |name: &str, tells_tasks| find(name).unwrap().past_groups(&earlier, tells_tasks);
+        assert_eq!(groups("lwf", false), [[0, 1, 3, 4]]);
+        assert_eq!(groups("lwf", true), [[0, 4], [1, 3]]);
+        assert_eq!(groups("eeil", false), [[0, 4], [1, 3]]);
+        assert_eq!(find("lwf").unwrap().past_groups(&[&[1, 0], &[0, 1]], true), [[0, 1]]);
     }
 }

@@ -1,24 +1,19 @@
 //! What an agent does with an experience it has trained: remembers samples, keeps its network or its logits, and
 //! notes which parameters have mattered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_grad::graph::Tensor;
+use onnx_grad::graph::{Graph, Tensor};
 
 use super::AgentError;
 use super::learner::Learner;
 use crate::config::StrategyConfig;
 use crate::ids::SampleId;
-use crate::strategy::{self, Constant, Importance, Retention, Strategy};
+use crate::strategy::importance::{self, Fisher};
+use crate::strategy::{self, Constant, Importance, Retention, RowWeights, Strategy};
 use crate::stream::memory::ReplayMemory;
 use crate::train::runtime::{ImportanceSession, RuntimeError};
 
-/// Damping of Synaptic Intelligence and its bound on an importance: avalanche-lib's.
-const PATH_DAMPING: f32 = 1e-7;
-const MAX_PATH_IMPORTANCE: f32 = 0.001;
-const IMPORTANCE: &str = "importance";
-const ANCHOR: &str = "anchor";
-const PATH: &str = "path";
 /// Names of tensors in a checkpoint that are no state of the training graph.
 const PAST_PREFIX: &str = "past/";
 const CONTRIBUTION_PREFIX: &str = "contribution/";
@@ -33,16 +28,20 @@ pub(crate) struct Knowledge {
     importance: Option<ImportanceSession>,
     /// Of each parameter to the loss's fall, over all experiences (Zenke et al. 2017, eq. 5, not yet clamped).
     contributions: BTreeMap<String, Vec<f32>>,
+    /// Parameters that a path gives no importance.
+    excluded: BTreeSet<String>,
 }
 
 impl Knowledge {
-    pub fn new(config: &StrategyConfig, importance: Option<ImportanceSession>) -> Self {
+    /// `forward`: the network that is trained.
+    pub fn new(config: &StrategyConfig, importance: Option<ImportanceSession>, forward: &Graph) -> Self {
         Knowledge {
             strategy: config.strategy(),
             config: config.clone(),
             stored: BTreeMap::new(),
             importance,
             contributions: BTreeMap::new(),
+            excluded: importance::normalization_parameters(forward),
         }
     }
 
@@ -68,12 +67,21 @@ impl Knowledge {
         half * self.constant_or_zero(&strategy::LAMBDA)
     }
 
+    /// Factors of the rows of a mini-batch.
+    pub fn row_weights(&self, n_new: usize, n: usize) -> RowWeights {
+        self.strategy.row_weights(n_new, n, self.constant_or_zero(&strategy::BETA))
+    }
+
     pub fn stored(&self, id: SampleId) -> Option<&[f32]> {
         self.stored.get(&id).map(Vec::as_slice)
     }
 
     /// Tensors of a checkpoint beside the training state. `memory` gives the order of what is stored.
-    pub fn save(&self, learner: &Learner, memory: &ReplayMemory) -> Result<BTreeMap<String, Tensor>, RuntimeError> {
+    pub fn save(
+        &self,
+        learner: &Learner,
+        memory: &ReplayMemory,
+    ) -> Result<BTreeMap<String, Tensor>, RuntimeError> {
         let mut tensors = BTreeMap::new();
         for (name, tensor) in learner.session.past_state()? {
             tensors.insert(format!("{PAST_PREFIX}{name}"), tensor);
@@ -118,9 +126,10 @@ impl Learner {
     }
 
     /// Before the first step of all: parameters are measured from where they begin.
-    pub fn begin(&mut self) -> Result<(), RuntimeError> {
+    pub fn begin(&mut self) -> Result<(), AgentError> {
         if self.knowledge.strategy.importance == Importance::PathIntegral {
-            self.anchor(BTreeMap::new())?;
+            let written = importance::anchor(&self.session.state()?)?;
+            self.session.write(&written)?;
         }
         Ok(())
     }
@@ -147,20 +156,30 @@ impl Learner {
         let logits = self.logits_of(&new)?;
         let stored = &mut self.knowledge.stored;
         stored.extend(logits);
-        let held: std::collections::BTreeSet<SampleId> = memory.ids().iter().copied().collect();
+        let held: BTreeSet<SampleId> = memory.ids().iter().copied().collect();
         stored.retain(|id, _| held.contains(id));
         Ok(())
     }
 
     /// What else a strategy does after an experience on `samples`, trained in mini-batches of `batch_size`.
-    pub fn consolidate(&mut self, samples: &[SampleId], batch_size: usize) -> Result<(), RuntimeError> {
-        match self.knowledge.strategy.importance {
+    pub fn consolidate(&mut self, samples: &[SampleId], batch_size: usize) -> Result<(), AgentError> {
+        let strategy = self.knowledge.strategy;
+        match strategy.importance {
             Importance::None => {}
             Importance::Fisher | Importance::OnlineFisher => {
                 let fisher = self.fisher(samples, batch_size)?;
-                self.anchor(fisher)?;
+                let is_online = strategy.importance == Importance::OnlineFisher;
+                let decay = is_online.then(|| self.knowledge.constant_or_zero(&strategy::DECAY));
+                let written = importance::consolidate_fisher(&self.session.state()?, &fisher, decay)?;
+                self.session.write(&written)?;
             }
-            Importance::PathIntegral => self.consolidate_path()?,
+            Importance::PathIntegral => {
+                let damping = self.knowledge.constant_or_zero(&strategy::DAMPING);
+                let Knowledge { contributions, excluded, .. } = &mut self.knowledge;
+                let written =
+                    importance::consolidate_path(&self.session.state()?, contributions, excluded, damping)?;
+                self.session.write(&written)?;
+            }
         }
         if self.knowledge.asks_past_network() {
             self.session.keep_past()?;
@@ -168,93 +187,20 @@ impl Learner {
         Ok(())
     }
 
-    /// Diagonal of the empirical Fisher information: mean over mini-batches of the squared gradient of their mean
-    /// cross-entropy, in evaluation mode, as avalanche-lib's `EWCPlugin` computes it.
-    fn fisher(&mut self, samples: &[SampleId], batch_size: usize) -> Result<BTreeMap<String, Vec<f32>>, RuntimeError> {
+    /// On the samples as they are, without augmentation.
+    fn fisher(
+        &mut self,
+        samples: &[SampleId],
+        batch_size: usize,
+    ) -> Result<BTreeMap<String, Vec<f32>>, RuntimeError> {
         let Some(mut importance) = self.knowledge.importance.take() else { return Ok(BTreeMap::new()) };
-        let mut sums: Vec<Vec<f32>> = Vec::new();
+        let mut fisher = Fisher::default();
         for ids in samples.chunks(batch_size) {
             self.fill_plain(ids)?;
-            let gradients = importance.gradients(&mut self.session)?;
-            if sums.is_empty() {
-                sums = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
-            }
-            for (sum, gradient) in sums.iter_mut().zip(&gradients) {
-                sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g * g);
-            }
+            fisher.add(&importance.gradients(&mut self.session)?);
         }
-        let n_batches = samples.len().div_ceil(batch_size).max(1) as f32;
-        sums.iter_mut().flatten().for_each(|s| *s /= n_batches);
-        let fisher = importance.names().iter().cloned().zip(sums).collect();
+        let means = fisher.means(importance.names());
         self.knowledge.importance = Some(importance);
-        Ok(fisher)
+        Ok(means)
     }
-
-    /// Adds importances, and anchors parameters where they are.
-    ///
-    /// One penalty an experience, `sum_e F_e (p - a_e)²`, has the gradient of `F (p - a)²` with `F = sum_e F_e` and
-    /// `a = sum_e F_e a_e / F`, and differs from it by a constant: no more memory than one penalty is needed.
-    fn anchor(&mut self, fisher: BTreeMap<String, Vec<f32>>) -> Result<(), RuntimeError> {
-        let state = self.session.state()?;
-        let is_online = self.knowledge.strategy.importance == Importance::OnlineFisher;
-        let decay = if is_online { self.knowledge.constant_or_zero(&strategy::DECAY) } else { 1.0 };
-        let mut written = BTreeMap::new();
-        for (name, [mut importance, mut anchor], now) in anchored(&state)? {
-            let added = fisher.get(&name);
-            for (i, now) in now.iter().enumerate() {
-                let (old, new) = (decay * importance[i], added.map_or(0.0, |f| f[i]));
-                importance[i] = old + new;
-                // In float64: importances are small, and their ratio decides.
-                let sum = f64::from(old) + f64::from(new);
-                let is_mixed = !is_online && sum > 0.0;
-                anchor[i] = if is_mixed {
-                    ((f64::from(old) * f64::from(anchor[i]) + f64::from(new) * f64::from(*now)) / sum) as f32
-                } else {
-                    *now
-                };
-            }
-            written.insert(format!("{name}.{IMPORTANCE}"), Tensor::from_f32(&state[&name].dims, &importance));
-            written.insert(format!("{name}.{ANCHOR}"), Tensor::from_f32(&state[&name].dims, &anchor));
-        }
-        self.session.write(&written)
-    }
-
-    /// Zenke et al. 2017, eq. 4 and 5, with avalanche-lib's bound.
-    fn consolidate_path(&mut self) -> Result<(), RuntimeError> {
-        let state = self.session.state()?;
-        let mut written = BTreeMap::new();
-        for (name, [_, anchor], now) in anchored(&state)? {
-            let dims = &state[&name].dims;
-            let path_name = format!("{name}.{PATH}");
-            let path = values(&path_name, &state)?;
-            let sums = self.knowledge.contributions.entry(name.clone()).or_insert_with(|| vec![0.0; now.len()]);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum += path[i] / ((now[i] - anchor[i]).powi(2) + PATH_DAMPING);
-            }
-            let importance: Vec<f32> = sums.iter().map(|sum| (-sum).min(MAX_PATH_IMPORTANCE)).collect();
-            written.insert(format!("{name}.{IMPORTANCE}"), Tensor::from_f32(dims, &importance));
-            written.insert(format!("{name}.{ANCHOR}"), Tensor::from_f32(dims, &now));
-            written.insert(path_name, Tensor::from_f32(dims, &vec![0.0; now.len()]));
-        }
-        self.session.write(&written)
-    }
-}
-
-/// A parameter's name, its importance and anchor, and its value.
-type Anchored = (String, [Vec<f32>; 2], Vec<f32>);
-
-/// Every parameter that has an anchor.
-fn anchored(state: &BTreeMap<String, Tensor>) -> Result<Vec<Anchored>, RuntimeError> {
-    let names = state.keys().filter_map(|name| name.strip_suffix(".anchor"));
-    names
-        .map(|name| {
-            let of = |suffix: &str| values(&format!("{name}.{suffix}"), state);
-            Ok((name.to_owned(), [of(IMPORTANCE)?, of(ANCHOR)?], values(name, state)?))
-        })
-        .collect()
-}
-
-fn values(name: &str, state: &BTreeMap<String, Tensor>) -> Result<Vec<f32>, RuntimeError> {
-    let tensor = state.get(name).ok_or_else(|| RuntimeError::NoState { name: name.to_owned() })?;
-    tensor.to_f32().map_err(|_| RuntimeError::NoState { name: name.to_owned() })
 }

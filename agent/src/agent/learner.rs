@@ -9,7 +9,7 @@ use crate::data::{DataSource, Dataset};
 use crate::draw::Draw;
 use crate::eval::metrics::argmax;
 use crate::ids::{SampleId, View};
-use crate::strategy::{BETA, Retention};
+use crate::strategy::{Retention, RowWeights};
 use crate::stream::batches::MiniBatch;
 use crate::stream::{Experience, ExperienceStream};
 use crate::telemetry::event::HeadAccuracy;
@@ -39,14 +39,6 @@ pub(crate) struct Trained {
     pub report: StepReport,
     /// Rows that had a teacher.
     pub n_taught: usize,
-}
-
-/// What all rows of a mini-batch share.
-#[derive(Clone, Copy)]
-struct RowWeights {
-    /// Of the labels of new and of remembered rows, and of what is kept of the past, likewise.
-    labels: [f32; 2],
-    past: [f32; 2],
 }
 
 impl Learner {
@@ -82,7 +74,7 @@ impl Learner {
     ) -> Result<Trained, RuntimeError> {
         let MiniBatch { ids, n_new } = batch;
         let step = self.session.n_steps();
-        let weights = self.row_weights(*n_new, ids.len());
+        let weights = self.knowledge.row_weights(*n_new, ids.len());
         let rows_of_part = ids.len().div_ceil(self.micro_batches).max(1);
         let n_parts = ids.len().div_ceil(rows_of_part);
         let mut n_taught = 0;
@@ -106,17 +98,6 @@ impl Learner {
             };
         }
         Ok(Trained { report: sum, n_taught })
-    }
-
-    /// A mean over all rows, except where remembered ones have a mean of their own.
-    fn row_weights(&self, n_new: usize, n: usize) -> RowWeights {
-        let n_remembered = n - n_new;
-        if self.knowledge.retention() != Retention::StoredLogits || n_remembered == 0 {
-            return RowWeights { labels: [1.0; 2], past: [1.0; 2] };
-        }
-        let (of_new, of_remembered) = (n as f32 / n_new.max(1) as f32, n as f32 / n_remembered as f32);
-        let rehearsed = self.knowledge.constant_or_zero(&BETA);
-        RowWeights { labels: [of_new, rehearsed * of_remembered], past: [0.0, of_remembered] }
     }
 
     /// Makes the samples the current mini-batch; how many have a teacher.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use dkt_models::step::{self, StepOptions};
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::graph::Graph;
@@ -14,8 +13,7 @@ use super::AgentError;
 use crate::config::{AgentConfig, DataConfig, ReplayConfig, StrategyConfig, StreamConfig, TrainConfig};
 use crate::data::{DataSource, Dataset, TrainedOn};
 use crate::ids::Digest;
-use crate::strategy::{Importance, NOISE_ETA, Retention, TrainsOn};
-use crate::stream::memory::Selection;
+use crate::strategy::TrainsOn;
 use crate::stream::{ExperienceStream, StreamError};
 
 /// Data as the configuration names it, and fit for its augmentation.
@@ -63,26 +61,12 @@ pub(super) fn stream(config: &AgentConfig, source: &DataSource) -> Result<Experi
         TrainsOn::Everything => 1,
         TrainsOn::Experience | TrainsOn::SeenSoFar => config.stream.experiences,
     };
-    ExperienceStream::class_incremental(&source.train, &source.test, n_experiences, &config.stream.class_order)
-}
-
-/// What the training graph is derived with: the settings of `[train]`, and what the strategy needs.
-pub(super) fn step_options(config: &AgentConfig) -> StepOptions {
-    let strategy = config.strategy.strategy();
-    let (capacity, selection) = config.replay.resolved(strategy);
-    StepOptions {
-        retention: match strategy.retention {
-            Retention::None => None,
-            Retention::PastNetwork | Retention::PastNetworkByExperience => Some(step::Retention::Distill),
-            Retention::StoredLogits => Some(step::Retention::Logits),
-        },
-        penalty: strategy.importance != Importance::None,
-        fisher: matches!(strategy.importance, Importance::Fisher | Importance::OnlineFisher),
-        path_integral: strategy.importance == Importance::PathIntegral,
-        gradient_noise: strategy.gradient_noise && config.strategy.get(&NOISE_ETA) > 0.0,
-        features: selection == Selection::Herding && capacity > 0,
-        ..config.train.step_options()
-    }
+    ExperienceStream::class_incremental(
+        &source.train,
+        &source.test,
+        n_experiences,
+        &config.stream.class_order,
+    )
 }
 
 /// That there are as many teachers as experiences, or one, and that each fits the data.

@@ -11,11 +11,11 @@ use crate::durable;
 use crate::ids::{SampleId, View};
 use crate::strategy::schedule::stepped;
 use crate::strategy::{
-    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Mixing, NOISE_ETA, NOISE_GAMMA, Retention,
-    TEMPERATURE, TrainsOn,
+    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Mixing, NOISE_ETA, NOISE_GAMMA, TEMPERATURE,
+    TrainsOn,
 };
 use crate::stream::batches::{BatchPlan, epoch_batches};
-use crate::telemetry::event::{self, Evaluated, Event};
+use crate::telemetry::event::{Evaluated, Event};
 use crate::train::checkpoint::Position;
 use crate::train::runtime::{FrozenTeacher, Scalars};
 
@@ -96,7 +96,8 @@ impl Agent<'_> {
             Mixing::Beside => 0,
             Mixing::Joined => capacity.min(n_seen(experience)),
         };
-        let n_of = |n: usize, epochs: u32| (n.div_ceil(self.config.train.batch_size) as u64) * u64::from(epochs);
+        let n_of =
+            |n: usize, epochs: u32| (n.div_ceil(self.config.train.batch_size) as u64) * u64::from(epochs);
         let epochs = self.epochs_of(experience);
         n_of(self.new_samples(experience).len() + n_joined, epochs.before_fine_tuning())
             + n_of(capacity.min(n_seen(experience + 1)), epochs.fine_tuning)
@@ -137,31 +138,21 @@ impl Agent<'_> {
             .map(|path| {
                 let model = DualHead::from_graph(Graph::read(path).map_err(dkt_models::ModelError::from)?)?;
                 setup::check_teacher(path, &model, &self.learner.source)?;
-                Ok::<_, AgentError>(FrozenTeacher::new(&model, &self.learner.session, self.config.train.threads)?)
+                Ok::<_, AgentError>(FrozenTeacher::new(
+                    &model,
+                    &self.learner.session,
+                    self.config.train.threads,
+                )?)
             })
             .transpose()?;
         Ok(())
     }
 
-    /// Classes within which the past is kept, in the groups that the strategy makes of them: those of the
-    /// experiences before `until`.
+    /// Classes of the experiences before `until`, in the groups within which the past is kept.
     fn past_groups(&self, until: usize) -> Vec<Vec<u16>> {
-        let earlier = &self.stream.experiences()[..until];
-        let mut groups: Vec<Vec<u16>> = earlier.iter().map(|e| e.classes.clone()).collect();
-        let by_experience =
-            self.config.strategy.strategy().retention == Retention::PastNetworkByExperience
-                || self.stream.tells_tasks();
-        if !by_experience {
-            groups = vec![groups.concat()];
-        }
-        // Where all experiences have the same classes, there is one group.
-        groups.iter_mut().for_each(|group| {
-            group.sort_unstable();
-            group.dedup();
-        });
-        groups.sort();
-        groups.dedup();
-        groups
+        let earlier: Vec<&[u16]> =
+            self.stream.experiences()[..until].iter().map(|e| e.classes.as_slice()).collect();
+        self.config.strategy.strategy().past_groups(&earlier, self.stream.tells_tasks())
     }
 
     /// The memory takes its share of the new classes, and the network as it is now, with all its classes, becomes
@@ -300,8 +291,12 @@ impl Agent<'_> {
             self.write_model(&path)?;
         }
         let step = self.position.step;
-        self.position =
-            Position { experience: experience as u32 + 1, step, experience_began: step, ..Position::default() };
+        self.position = Position {
+            experience: experience as u32 + 1,
+            step,
+            experience_began: step,
+            ..Position::default()
+        };
         self.early_stopping = Default::default();
         Ok(())
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use dkt_models::step::{self, StepOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{Check, MAX_BATCH};
-use crate::strategy::{self, Constant, Rehearsal, STRATEGIES, Strategy};
+use super::{AgentConfig, Check, MAX_BATCH};
+use crate::strategy::{self, Constant, Importance, NOISE_ETA, Rehearsal, Retention, STRATEGIES, Strategy};
 use crate::stream::memory::Selection;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +125,27 @@ impl ReplayConfig {
     }
 }
 
+impl AgentConfig {
+    /// What the training graph is derived with: the settings of `[train]`, and what the strategy needs.
+    pub fn step_options(&self) -> StepOptions {
+        let strategy = self.strategy.strategy();
+        let (capacity, selection) = self.replay.resolved(strategy);
+        StepOptions {
+            retention: match strategy.retention {
+                Retention::None => None,
+                Retention::PastNetwork | Retention::PastNetworkByExperience => Some(step::Retention::Distill),
+                Retention::StoredLogits => Some(step::Retention::Logits),
+            },
+            penalty: strategy.importance != Importance::None,
+            fisher: matches!(strategy.importance, Importance::Fisher | Importance::OnlineFisher),
+            path_integral: strategy.importance == Importance::PathIntegral,
+            gradient_noise: strategy.gradient_noise && self.strategy.get(&NOISE_ETA) > 0.0,
+            features: selection == Selection::Herding && capacity > 0,
+            ..self.train.step_options()
+        }
+    }
+}
+
 /// Trained networks beside the student, in place of peers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -136,7 +158,6 @@ pub struct TeacherConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AgentConfig;
 
     fn refused(text: &str) -> Option<String> {
         let config: AgentConfig = toml::from_str(&format!("agent = \"a\"\nfleet = \"f\"\n{text}")).unwrap();
@@ -157,7 +178,10 @@ mod tests {
     fn what_a_strategy_does_not_take_is_refused() {
         for (text, says) in [
             ("[strategy]\nname = \"icarl\"", "found `icarl`; there are: naive, joint,"),
-            ("[strategy]\nname = \"lwf\"\nlambda = 1", "found `lambda`; the constants of `lwf` are: alpha, temperature"),
+            (
+                "[strategy]\nname = \"lwf\"\nlambda = 1",
+                "found `lambda`; the constants of `lwf` are: alpha, temperature",
+            ),
             ("[strategy]\nname = \"lwf\"\nalpha = -1", "found alpha = -1 (weight of the term"),
             ("[strategy]\nname = \"eeil\"\nfinetune_epochs = 1.5", "a whole number from 0"),
             ("[strategy]\nname = \"naive\"\n[replay]\ncapacity = 5", "found 5 with the strategy `naive`"),

@@ -213,8 +213,9 @@ mod tests {
             let mut memory = memory(selection, 10, 7);
             for (n, expected) in [(1, vec![10]), (2, vec![5, 5]), (3, vec![4, 3, 3])] {
                 offer(&mut memory, &ids((n - 1) * 100..n * 100));
-                let held: Vec<usize> =
-                    (0..n as u16).map(|c| memory.ids().iter().filter(|id| label(**id) == c).count()).collect();
+                let held: Vec<usize> = (0..n as u16)
+                    .map(|c| memory.ids().iter().filter(|id| label(**id) == c).count())
+                    .collect();
                 assert_eq!(held, expected, "{selection:?}");
             }
         }

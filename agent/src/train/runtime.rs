@@ -61,6 +61,9 @@ pub enum RuntimeError {
     NoState { name: String },
 }
 
+/// What ONNX Runtime answers, for the files beside this one.
+type OrtResult<T> = ort::Result<T>;
+
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", ")
 }

@@ -16,19 +16,17 @@ pub struct Scalars {
     pub gradient_noise: f32,
 }
 
-impl Default for Scalars {
+impl Scalars {
     /// Learns from labels alone, with a rate of 0.001.
-    fn default() -> Self {
-        Scalars {
-            learning_rate: 0.001,
-            distill_weight: 0.0,
-            temperature: 1.0,
-            retention_weight: 0.0,
-            retention_temperature: 1.0,
-            penalty_weight: 0.0,
-            gradient_noise: 0.0,
-        }
-    }
+    pub const PLAIN: Scalars = Scalars {
+        learning_rate: 0.001,
+        distill_weight: 0.0,
+        temperature: 1.0,
+        retention_weight: 0.0,
+        retention_temperature: 1.0,
+        penalty_weight: 0.0,
+        gradient_noise: 0.0,
+    };
 }
 
 /// What part of a mini-batch a run of the training graph takes.

@@ -26,7 +26,7 @@ fn images(step: &TrainingStep) -> Vec<f32> {
 }
 
 fn train(session: &mut TrainSession, images: &[f32], n_classes: usize) {
-    let scalars = Scalars { learning_rate: 1e-3, distill_weight: 0.5, temperature: 2.0 };
+    let scalars = Scalars { distill_weight: 0.5, temperature: 2.0, ..Scalars::PLAIN };
     for _ in 0..STEPS {
         let batch = session.batch_mut(BATCH).unwrap();
         batch.input.copy_from_slice(images);

@@ -17,7 +17,8 @@ use onnx_grad::{BatchNorm, Dropout, LossScale, Precision};
 
 use crate::start;
 
-const SCALARS: Scalars = Scalars { learning_rate: 1e-2, distill_weight: 0.5, temperature: 2.0 };
+const SCALARS: Scalars =
+    Scalars { learning_rate: 1e-2, distill_weight: 0.5, temperature: 2.0, ..Scalars::PLAIN };
 const PIXELS: usize = 64;
 const CLASSES: usize = 10;
 
@@ -123,7 +124,7 @@ fn dropout_follows_its_seed_through_a_saved_state() {
     rows(&mut first, (0, 8), &part(7), 1.0).unwrap();
     let going_on = |seed| {
         let mut second = session(&options);
-        second.restore(&saved, 2, 0).unwrap();
+        second.restore(&saved, StepCounts { n_steps: 2, ..StepCounts::default() }).unwrap();
         rows(&mut second, (0, 8), &part(seed), 1.0).unwrap();
         second.state().unwrap()
     };
@@ -139,15 +140,15 @@ fn a_step_that_overflows_is_skipped_until_nothing_helps() {
     let before = session.state().unwrap();
     let report = rows(&mut session, (0, 8), &Part::WHOLE, 1.0).unwrap();
     assert!(report.skipped && report.loss.is_finite() && !report.grad_norm.is_finite(), "{report:?}");
-    assert_eq!((session.n_steps(), session.n_skipped()), (1, 1));
+    assert_eq!((session.n_steps(), session.counts().n_skipped), (1, 1));
     let after = session.state().unwrap();
     assert!(before.iter().filter(|(n, _)| !n.starts_with("loss_scale")).all(|(n, t)| after[n] == *t));
     assert_eq!(after["loss_scale"].to_f32().unwrap(), [f32::MAX / 4.0]);
     let mut lower = after;
     lower.insert("loss_scale".to_owned(), Tensor::from_f32(&[], &[1024.0]));
-    session.restore(&lower, 1, 1).unwrap();
+    session.restore(&lower, session.counts()).unwrap();
     assert!(!rows(&mut session, (0, 8), &Part::WHOLE, 1.0).unwrap().skipped, "a lower scale helps");
-    assert_eq!((session.n_steps(), session.n_skipped()), (2, 1));
+    assert_eq!((session.n_steps(), session.counts().n_skipped), (2, 1));
     assert!(session.state().unwrap()["conv1.weight"] != before["conv1.weight"]);
     let error = (0..100).find_map(|_| rows(&mut session, (0, 8), &Part::WHOLE, f32::NAN).err());
     assert!(matches!(error, Some(RuntimeError::NotFinite { .. })), "{error:?}");

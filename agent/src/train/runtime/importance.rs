@@ -19,8 +19,7 @@ impl ImportanceSession {
     /// [`RuntimeError::Ort`] if ONNX Runtime refuses the graph.
     pub fn new(graph: &Graph, of: &TrainSession, n_threads: usize) -> Result<Self, RuntimeError> {
         let session = session(graph, of.device, n_threads)?;
-        let names =
-            session.outputs().iter().filter_map(|o| o.name().strip_suffix(SUFFIX)).map(str::to_owned);
+        let names = session.outputs().iter().filter_map(|o| o.name().strip_suffix(SUFFIX)).map(str::to_owned);
         Ok(ImportanceSession { names: names.collect(), session })
     }
 

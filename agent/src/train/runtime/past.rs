@@ -81,8 +81,7 @@ impl TrainSession {
             .bind_input(self.input_name.as_str(), &self.input)
             .map_err(failed("evaluate the earlier network"))?;
         let wanted = [EVALUATE_OUTPUTS[0]];
-        let [logits] =
-            read_outputs(&mut self.evaluate, &mut past.binding, all, &self.to_host, wanted)?;
+        let [logits] = read_outputs(&mut self.evaluate, &mut past.binding, all, &self.to_host, wanted)?;
         if let Some(tensor) = self.batch_tensor("past_logits") {
             tensor.extract_tensor_mut().1.copy_from_slice(&logits);
         }

@@ -12,8 +12,8 @@ use onnx_grad::{APPLIED, LOSS_SCALE, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT, SEED,
 use super::past::Past;
 use super::{
     AllocationDevice, Allocator, AllocatorType, BatchBuffers, Device, HostTensor, IoBinding, Logits,
-    MemoryInfo, MemoryType, Part, RuntimeError, Scalars, Session, StepReport, Tensor, binding, failed,
-    float_values, on_device, ort, session, uninitialised,
+    MemoryInfo, MemoryType, OrtResult, Part, RuntimeError, Scalars, Session, StepReport, Tensor, binding,
+    failed, float_values, on_device, session, uninitialised,
 };
 
 /// Inputs of a mini-batch, apart from the images, in the order of [`BatchBuffers`].
@@ -59,9 +59,9 @@ impl State {
     }
 }
 
-/// A scalar that the training graph has.
-struct Scalar {
-    /// Index into the list of all of its kind.
+/// An input or output that this training graph has.
+struct Slot {
+    /// Which one, in the list of those that a graph may have.
     index: usize,
     tensor: Tensor<f32>,
 }
@@ -77,9 +77,9 @@ pub struct TrainSession {
     pub(super) parity: usize,
     pub(super) input: Tensor<f32>,
     /// Those of [`BATCH_INPUTS`] that the training graph has, by their index there.
-    batch: Vec<Scalar>,
-    scalars: Vec<Scalar>,
-    reports: Vec<Scalar>,
+    batch: Vec<Slot>,
+    scalars: Vec<Slot>,
+    reports: Vec<Slot>,
     seed: Option<Tensor<i64>>,
     /// `[G, K]`, 1 where a class belongs to the group of earlier classes.
     past_groups: Option<Tensor<f32>>,
@@ -127,10 +127,11 @@ impl TrainSession {
             state.push(State { name: tensor.name.clone(), dims: dims.clone(), buffers, is_average });
         }
         let zeros = |dims: Vec<i64>| Tensor::<f32>::new(&host, dims).map_err(failed(action));
-        let those = |names: &[&str], dims: &[i64], has: &dyn Fn(&str) -> bool| {
-            let present = names.iter().enumerate().filter(|(_, name)| has(name));
-            present.map(|(index, _)| Ok(Scalar { index, tensor: zeros(dims.to_vec())? })).collect()
-        };
+        let those =
+            |names: &[&str], dims: &[i64], has: &dyn Fn(&str) -> bool| -> Result<Vec<Slot>, RuntimeError> {
+                let present = names.iter().enumerate().filter(|(_, name)| has(name));
+                present.map(|(index, _)| Ok(Slot { index, tensor: zeros(dims.to_vec())? })).collect()
+            };
         let batch = those(&BATCH_INPUTS, &[0], &|name| takes(&train, name));
         let scalars = those(&SCALAR_INPUTS, &[], &|name| takes(&train, name));
         let gives = |name: &str| train.outputs().iter().any(|o| o.name() == name);
@@ -174,7 +175,7 @@ impl TrainSession {
         Ok(this)
     }
 
-    fn bind_state(&mut self) -> ort::Result<()> {
+    fn bind_state(&mut self) -> OrtResult<()> {
         let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
         for parity in 0..2 {
             let binding = &mut self.train_bindings[parity];
@@ -196,7 +197,7 @@ impl TrainSession {
 
     /// Gives the next step its mini-batch and scalars. A CPU session reads the very tensors; any other copies them
     /// now, so this is the one copy of a batch to the device.
-    fn bind_inputs(&mut self) -> ort::Result<()> {
+    fn bind_inputs(&mut self) -> OrtResult<()> {
         let binding = &mut self.train_bindings[self.parity];
         binding.bind_input(self.input_name.as_str(), &self.input)?;
         for input in &self.batch {
@@ -322,8 +323,7 @@ impl TrainSession {
         }
         let [loss, loss_cl, loss_st, loss_retention, loss_penalty, grad_norm, applied] = read;
         let skipped = part.is_last && self.has_loss_scale && applied == 0.0;
-        let report =
-            StepReport { loss, loss_cl, loss_st, loss_retention, loss_penalty, grad_norm, skipped };
+        let report = StepReport { loss, loss_cl, loss_st, loss_retention, loss_penalty, grad_norm, skipped };
         let is_finite = report.loss.is_finite() && report.grad_norm.is_finite();
         let may_skip = self.has_loss_scale && self.n_skipped_in_a_row < MAX_SKIPPED_IN_A_ROW;
         if !is_finite && !may_skip {
@@ -397,7 +397,7 @@ impl TrainSession {
     /// Bytes that one step moves between host and runtime for a mini-batch of `n` rows: batch and scalars in,
     /// scalars out.
     pub fn step_bytes(&self, n: usize) -> usize {
-        let of_row = |input: &Scalar| {
+        let of_row = |input: &Slot| {
             if ROW_INPUTS.contains(&BATCH_INPUTS[input.index]) { 1 } else { self.n_classes }
         };
         let row = self.input_dims.iter().product::<usize>() + self.batch.iter().map(of_row).sum::<usize>();
