@@ -35,19 +35,85 @@ impl AccuracyMatrix {
         mean(self.rows.get(i)?.get(..=i)?.iter().copied())
     }
 
-    /// Mean over the earlier experiences of `R[j][j] - R[T][j]`, T the last trained: what was known right after
-    /// learning and is not any more. Avalanche's definition; Chaudhry et al. 2018 take the largest accuracy ever
-    /// seen in the place of the first. `None` before the second experience.
-    pub fn forgetting(&self) -> Option<f64> {
-        self.backward_transfer().map(|transfer| -transfer)
+    /// Share of right predictions on all test samples after experience `i`, those of experiences to come
+    /// among them: the mean of `R[i]`, weighed by the experiences' test samples (Avalanche's StreamAccuracy).
+    pub fn stream_accuracy(&self, i: usize, n_samples: &[usize]) -> Option<f64> {
+        pooled(self.rows.get(i)?, n_samples)
     }
 
-    /// Mean over the earlier experiences of `R[T][j] - R[j][j]` (Lopez-Paz and Ranzato 2017, BWT).
-    pub fn backward_transfer(&self) -> Option<f64> {
-        let (last, earlier) = self.rows.split_last()?;
-        let change = earlier.iter().enumerate().map(|(j, row)| Some(last.get(j)? - row.get(j)?));
-        mean(change.collect::<Option<Vec<_>>>()?.into_iter())
+    /// Share of right predictions on the test samples of the experiences trained so far, after experience `i`
+    /// (Avalanche's TrainedExperienceAccuracy). Equal to [`Self::average_accuracy`] where experiences have
+    /// equally many test samples.
+    pub fn trained_experience_accuracy(&self, i: usize, n_samples: &[usize]) -> Option<f64> {
+        pooled(self.rows.get(i)?.get(..=i)?, n_samples.get(..=i)?)
     }
+
+    /// `R[j][j] - R[i][j]` for every experience j before `i`: what was known right after learning it and is
+    /// not after experience `i` (Avalanche's ExperienceForgetting). Empty for the first experience.
+    pub fn forgetting_per_experience(&self, i: usize) -> Option<Vec<f64>> {
+        let after = self.rows.get(i)?;
+        self.rows[..i].iter().enumerate().map(|(j, row)| Some(row.get(j)? - after.get(j)?)).collect()
+    }
+
+    /// Mean of [`Self::forgetting_per_experience`] (Avalanche's StreamForgetting). `None` for the first
+    /// experience.
+    pub fn forgetting_after(&self, i: usize) -> Option<f64> {
+        mean(self.forgetting_per_experience(i)?.into_iter())
+    }
+
+    /// Mean over the experiences j before `i` of `max over l < i of R[l][j] - R[i][j]`: against the best that
+    /// was ever known of it (Chaudhry et al. 2018). `None` for the first experience.
+    pub fn maximum_forgetting_after(&self, i: usize) -> Option<f64> {
+        let after = self.rows.get(i)?.get(..i)?;
+        let forgotten = after.iter().enumerate().map(|(j, now)| {
+            let known = self.rows[..i].iter().map(|row| row.get(j).copied());
+            Some(known.reduce(|a, b| Some(a?.max(b?)))?? - now)
+        });
+        mean(forgotten.collect::<Option<Vec<_>>>()?.into_iter())
+    }
+
+    /// [`Self::forgetting_after`] the last experience trained. `None` before the second.
+    pub fn forgetting(&self) -> Option<f64> {
+        self.forgetting_after(self.rows.len().checked_sub(1)?)
+    }
+
+    /// Mean over the earlier experiences of `R[T][j] - R[j][j]`, T the last trained (Lopez-Paz and Ranzato
+    /// 2017, BWT): [`Self::forgetting`] with the other sign.
+    pub fn backward_transfer(&self) -> Option<f64> {
+        self.forgetting().map(|forgetting| -forgetting)
+    }
+
+    /// `R[j - 1][j] - baseline[j]` for the experiences j from 1 to `i + 1`, as many as there are: what was
+    /// known of an experience just before it came (Avalanche's ExperienceForwardTransfer). `baseline[j]` is
+    /// the untrained network's accuracy on experience j.
+    pub fn forward_transfer_per_experience(&self, i: usize, baseline: &[f64]) -> Option<Vec<f64>> {
+        let before = self.rows.get(..=i)?.iter().enumerate();
+        let known = before.map(|(j, row)| (row.get(j + 1), baseline.get(j + 1)));
+        // The last experience has none after it.
+        let known = known.take(baseline.len().saturating_sub(1));
+        known.map(|(before, untrained)| Some(before? - untrained?)).collect()
+    }
+
+    /// Mean of [`Self::forward_transfer_per_experience`] (Avalanche's StreamForwardTransfer).
+    pub fn forward_transfer_after(&self, i: usize, baseline: &[f64]) -> Option<f64> {
+        mean(self.forward_transfer_per_experience(i, baseline)?.into_iter())
+    }
+
+    /// [`Self::forward_transfer_after`] the last experience trained (Lopez-Paz and Ranzato 2017, FWT, after
+    /// all). `None` before the first.
+    pub fn forward_transfer(&self, baseline: &[f64]) -> Option<f64> {
+        self.forward_transfer_after(self.rows.len().checked_sub(1)?, baseline)
+    }
+}
+
+/// Mean of accuracies, weighed by the samples that they are of; `None` without samples.
+fn pooled(accuracies: &[f64], n_samples: &[usize]) -> Option<f64> {
+    if accuracies.len() != n_samples.len() {
+        return None;
+    }
+    let n_correct: f64 = accuracies.iter().zip(n_samples).map(|(accuracy, n)| accuracy * *n as f64).sum();
+    let n: usize = n_samples.iter().sum();
+    (n > 0).then(|| n_correct / n as f64)
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -93,6 +159,9 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 }
 
 #[cfg(test)]
+mod avalanche;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -110,6 +179,34 @@ mod tests {
         assert!(close(matrix.average_accuracy(2), 1.9 / 3.0));
         assert!(close(matrix.forgetting(), (0.6 + 0.2) / 2.0));
         assert_eq!(matrix.average_accuracy(3), None);
+    }
+
+    #[test]
+    fn the_best_ever_known_counts_in_maximum_forgetting() {
+        let mut matrix = AccuracyMatrix::default();
+        matrix.push(vec![0.5, 0.75, 0.0]);
+        assert_eq!(matrix.maximum_forgetting_after(0), None);
+        matrix.push(vec![0.875, 0.25, 0.0]);
+        matrix.push(vec![0.375, 0.125, 1.0]);
+        // Experience 0 was known best after experience 1, experience 1 before it was learned.
+        assert_eq!(matrix.maximum_forgetting_after(2), Some((0.5 + 0.625) / 2.0));
+        assert_eq!(matrix.forgetting_after(2), Some((0.125 + 0.125) / 2.0));
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_none() {
+        let mut matrix = AccuracyMatrix::default();
+        assert_eq!((matrix.forgetting(), matrix.forward_transfer(&[0.5, 0.5])), (None, None));
+        matrix.push(vec![0.5, 0.75]);
+        assert_eq!(matrix.forgetting_per_experience(0), Some(vec![]));
+        assert_eq!(matrix.forward_transfer(&[0.5, 0.5]), Some(0.25));
+        assert_eq!(matrix.forward_transfer(&[0.5, 0.5, 0.5]), Some(0.25));
+        assert_eq!(matrix.stream_accuracy(0, &[1, 3]), Some((0.5 + 3.0 * 0.75) / 4.0));
+        assert_eq!(matrix.stream_accuracy(0, &[1]), None);
+        assert_eq!(matrix.stream_accuracy(0, &[0, 0]), None);
+        assert_eq!(matrix.trained_experience_accuracy(1, &[1, 3]), None);
+        // One experience alone has nothing after it.
+        assert_eq!(matrix.forward_transfer(&[0.5]), None);
     }
 
     #[test]
