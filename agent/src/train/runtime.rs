@@ -11,7 +11,7 @@ mod teacher;
 mod training;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use onnx_grad::graph::{DataType, Graph, Tensor as HostTensor};
 use ort::environment::Environment;
@@ -88,6 +88,9 @@ pub fn load() -> Result<(), RuntimeError> {
 fn environment() -> Result<&'static Environment, RuntimeError> {
     // ONNX Runtime allows one environment per process, ever.
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    // Two threads that come at once must not both make one.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = ENVIRONMENT.get() {
         return Ok(environment);
     }

@@ -16,6 +16,7 @@ mod resume;
 mod runtimes;
 mod shipped;
 mod steps;
+mod strategies;
 mod testbed;
 
 use std::ffi::OsStr;

@@ -7,7 +7,7 @@ use std::path::Path;
 use dkt_agent::config::AgentConfig;
 use dkt_agent::telemetry::event::Event;
 use dkt_agent::train::device::Device;
-use dkt_agent::train::runtime::{Part, RuntimeError, Scalars, StepReport, TrainSession};
+use dkt_agent::train::runtime::{Part, RuntimeError, Scalars, StepCounts, StepReport, TrainSession};
 use dkt_models::DualHead;
 use dkt_models::step::{StepOptions, TrainingStep};
 use dkt_models::zoo::{self, BuildOptions};
