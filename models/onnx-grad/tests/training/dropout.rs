@@ -70,6 +70,15 @@ fn dropout_follows_its_seed_and_its_gradient_the_mask() {
 }
 
 #[test]
+fn a_graph_with_dropout_has_the_bytes_it_always_had() {
+    let graph = network(dropout);
+    let training = derive(&graph, &TrainSpec { dropout: Dropout::Seeded, ..spec(&graph, SGD) }).unwrap();
+    let fnv1a = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let digest = training.graph.encode().iter().fold(0xcbf2_9ce4_8422_2325, fnv1a);
+    assert_eq!(digest, 0xaa2c_dc5d_fd32_761f, "found {digest:#018x}");
+}
+
+#[test]
 fn dropout_masks_look_like_coins() {
     let (n, m) = (64, 1000);
     let mut b = Builder::new("mask", 17);

@@ -3,7 +3,7 @@
 use onnx_grad::graph::{DataType, Graph, Tensor};
 use onnx_grad::{
     APPLIED, Builder, Clip, Dropout, FINITE_STEPS, GRAD_NORM, GradError, LOSS_SCALE, LossScale, Optimizer,
-    ParameterGroup, Precision, Recompute, SEED, TrainSpec, TrainingGraph, derive,
+    ParameterGroup, Precision, Recompute, SEED, StateRole, StateTensor, TrainSpec, TrainingGraph, derive,
 };
 
 use crate::net::{SGD, Trainer, assert_close, dropout, network, numbers, plain, rows, scalar, spec, value};
@@ -189,6 +189,8 @@ fn names_that_a_training_graph_needs_are_refused() {
     let everything = |graph: &Graph| TrainSpec {
         accumulate: true,
         dropout: Dropout::Seeded,
+        gradient_noise: true,
+        path_integral: true,
         precision: Precision::Float16(LossScale::default()),
         ..spec(
             graph,
@@ -207,6 +209,8 @@ fn names_that_a_training_graph_needs_are_refused() {
         "micro_batch_last",
         "w1.next",
         "w1.accumulated",
+        "gradient_noise",
+        "w1.path",
         "w1.v",
         "w1.mean",
         "w1.momentum",
@@ -221,6 +225,58 @@ fn names_that_a_training_graph_needs_are_refused() {
             let error = forward(dtype).unwrap_err();
             assert!(matches!(&error, GradError::Redefined { value } if value == name), "{name}: {error}");
         }
+    }
+}
+
+#[test]
+fn held_tensors_are_fed_and_stay() {
+    let graph = network(|b, h| {
+        b.initializer("scale", Tensor::from_f32(&[5], &[1.0, 2.0, 0.5, 1.0, 0.0])).unwrap();
+        b.initializer("unread", Tensor::from_f32(&[5], &[0.0; 5])).unwrap();
+        b.op("Mul", &[h, "scale"], &[]).unwrap()
+    });
+    let mut held = spec(&graph, SGD);
+    held.trainable.retain(|name| name != "scale");
+    let frozen = derive(&graph, &held).unwrap();
+    held.held = vec!["scale".to_owned(), "unread".to_owned()];
+    let training = derive(&graph, &held).unwrap();
+    let tensors: Vec<&StateTensor> = training.state.iter().filter(|s| s.role == StateRole::Held).collect();
+    assert_eq!(tensors.len(), 1, "what nothing reads is no input");
+    assert_eq!((&tensors[0].init, tensors[0].role.moves()), (&graph.initializers["scale"], false));
+    assert!(training.graph.inputs.iter().any(|i| i.name == "scale"));
+    assert!(!training.graph.outputs.iter().any(|o| o.name == "scale.next"));
+    let [mut constant, mut fed] = [frozen, training].map(|t| Trainer::new(&t));
+    constant.step(&rows(0, 16));
+    let start = fed.state.clone();
+    fed.step(&rows(0, 16));
+    assert_eq!(fed.state["scale"], start["scale"]);
+    // As a constant, the runtime may fold it into its neighbours.
+    assert_close(&fed.values("w1"), &constant.values("w1"), 1e-6, "w1");
+    fed.state = start;
+    fed.state.insert("scale".to_owned(), Tensor::from_f32(&[5], &[0.0; 5]));
+    let before = fed.values("w1");
+    fed.step(&rows(0, 16));
+    assert_eq!(fed.values("w1"), before, "nothing passes");
+}
+
+#[test]
+fn what_training_changes_cannot_be_held() {
+    let mut b = Builder::new("held", 17);
+    b.input("x", DataType::F32, vec!["batch".into(), 6.into()]).unwrap();
+    for (name, value) in [("scale", 1.0), ("shift", 0.5), ("mean", 0.25), ("var", 4.0)] {
+        b.initializer(name, Tensor::from_f32(&[6], &[value; 6])).unwrap();
+    }
+    let y = b.op("BatchNormalization", &["x", "scale", "shift", "mean", "var"], &[]).unwrap();
+    b.op_named("ReduceMean", &[&y], &[("keepdims", 0_i64.into())], "loss").unwrap();
+    let graph = b.finish();
+    for (name, says) in [
+        ("scale", "a trained parameter"),
+        ("mean", "a running statistic"),
+        ("none", "no initialiser of that name"),
+    ] {
+        let held = TrainSpec { held: vec![name.to_owned()], ..spec(&graph, SGD) };
+        let error = derive(&graph, &held).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}`")) && error.contains(says), "{error}");
     }
 }
 

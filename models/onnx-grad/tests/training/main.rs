@@ -8,6 +8,9 @@ mod dropout;
 mod features;
 mod loss;
 mod net;
+mod noise;
+mod past;
+mod path_integral;
 mod precision;
 #[path = "../support/mod.rs"]
 mod support;

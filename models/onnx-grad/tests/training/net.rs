@@ -62,12 +62,15 @@ pub(super) struct Trainer {
     pub(super) runner: Runner,
     pub(super) state: BTreeMap<String, Tensor>,
     pub(super) step: f32,
+    /// What the step does not change.
+    held: Vec<String>,
 }
 
 impl Trainer {
     pub(super) fn new(training: &TrainingGraph) -> Self {
         let state = training.state.iter().map(|s| (s.name.clone(), s.init.clone())).collect();
-        Trainer { runner: Runner::new(&training.graph), state, step: 1.0 }
+        let held = training.state.iter().filter(|s| !s.role.moves()).map(|s| s.name.clone()).collect();
+        Trainer { runner: Runner::new(&training.graph), state, step: 1.0, held }
     }
 
     /// Runs one step; the outputs without the next state.
@@ -77,7 +80,7 @@ impl Trainer {
         feeds.push(("step", scalar(self.step)));
         feeds.extend(self.state.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())));
         let mut outputs = self.runner.run(&feeds);
-        for (name, tensor) in &mut self.state {
+        for (name, tensor) in self.state.iter_mut().filter(|(name, _)| !self.held.contains(name)) {
             *tensor = outputs.remove(&format!("{name}.next")).unwrap();
         }
         self.step += 1.0;
