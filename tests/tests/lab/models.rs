@@ -91,7 +91,7 @@ fn a_classifier_is_given_heads_and_a_training_graph_the_same_every_time() {
         assert!(outputs.contains(&name), "expected output `{name}`, found {outputs:?}");
     }
     // Every way to derive it is another graph.
-    let options: [&[&str]; 18] = [
+    let options: [&[&str]; 24] = [
         &["--loss", "kl"],
         &["--loss", "kl", "--kl-reduction", "batchmean"],
         &["--loss", "kl", "--t2"],
@@ -110,6 +110,12 @@ fn a_classifier_is_given_heads_and_a_training_graph_the_same_every_time() {
         &["--accumulate", "--batch-norm", "frozen"],
         &["--precision", "f16"],
         &["--recompute-parts", "3"],
+        &["--retention", "distill"],
+        &["--retention", "logits"],
+        &["--penalty"],
+        &["--class-mask"],
+        &["--gradient-noise"],
+        &["--path-integral"],
     ];
     let mut seen = vec![read("train.onnx")];
     for options in options {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dkt_models::DualHead;
-use dkt_models::step::{Distillation, StepOptions, TrainingStep, derive_classifier};
+use dkt_models::step::{Distillation, Retention, StepOptions, TrainingStep, derive_classifier};
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_tests::process::run;
 use dkt_tests::repository;
@@ -47,6 +47,29 @@ fn variants() -> Vec<(&'static str, StepOptions)> {
         ),
         ("recomputed", StepOptions { recompute: Recompute::Parts(4), decay_matrices_only: true, ..plain() }),
         ("float16", StepOptions { precision: Precision::Float16(LossScale::default()), ..plain() }),
+        (
+            "retained",
+            StepOptions {
+                retention: Some(Retention::Distill),
+                penalty: true,
+                class_mask: true,
+                gradient_noise: true,
+                path_integral: true,
+                ..plain()
+            },
+        ),
+        (
+            "retained-float16",
+            StepOptions {
+                retention: Some(Retention::Logits),
+                penalty: true,
+                gradient_noise: true,
+                path_integral: true,
+                accumulate: true,
+                precision: Precision::Float16(LossScale::default()),
+                ..plain()
+            },
+        ),
         ("bfloat16", StepOptions { precision: Precision::BFloat16, optimizer: Optimizer::ADAMW, ..plain() }),
     ]
 }
@@ -70,6 +93,13 @@ fn every_training_graph_passes_the_checker_of_the_specification() {
             let step = TrainingStep::derive(&model, &options).unwrap();
             files.push(write(folder.path(), &format!("{}.{variant}", network.name), &step.train));
         }
+        // Beside the step, what strategies read of the network.
+        let options =
+            StepOptions { features: true, fisher: true, class_mask: true, ..StepOptions::default() };
+        let step = TrainingStep::derive(&model, &options).unwrap();
+        files.push(write(folder.path(), &format!("{}.evaluate", network.name), &step.evaluate));
+        let importance = step.importance.unwrap();
+        files.push(write(folder.path(), &format!("{}.importance", network.name), &importance));
     }
     let single = model_with_one_head();
     let step = derive_classifier(&single, None, &StepOptions::default()).unwrap();
@@ -125,6 +155,10 @@ fn the_example_of_the_contract_trains() {
     fs::copy(repository("models/zoo/digits-cnn.onnx"), path("dual.onnx")).unwrap();
     for (model, options) in [
         ("dual.onnx", "--optimizer adam"),
+        (
+            "dual.onnx",
+            "--retention distill --penalty --class-mask --gradient-noise --path-integral --optimizer sgd",
+        ),
         ("single.onnx", "--optimizer rmsprop --accumulate --dropout --clip-value 1"),
     ] {
         let mut derive =

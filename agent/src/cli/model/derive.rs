@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use dkt_models::notes;
-use dkt_models::step::{Distillation, Group, StepOptions, TrainingStep, derive_classifier};
+use dkt_models::step::{Distillation, Group, Retention, StepOptions, TrainingStep, derive_classifier};
 use dkt_models::{CL_LOGITS, DualHead, ST_LOGITS};
 use onnx_grad::graph::Graph;
 use onnx_grad::loss::Reduction;
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Arguments {
     /// Where the training step goes
     #[arg(short, long, value_name = "TRAIN.onnx")]
     output: PathBuf,
-    /// Also write what to feed at the first step: parameters, running statistics, the optimiser's zeros
+    /// Also write what to feed at the first step: parameters, running statistics, the optimiser's and held tensors
     #[arg(long, value_name = "STATE.safetensors")]
     state: Option<PathBuf>,
 
@@ -43,6 +43,23 @@ pub(in crate::cli) struct Arguments {
     /// Multiply kl by the square of the temperature
     #[arg(long, help_heading = "Loss")]
     t2: bool,
+
+    /// Keep the first head near logits that it gave before: by divergence within groups of classes (distill), or by
+    /// the squares of differences (logits)
+    #[arg(long, value_enum, help_heading = "Strategy")]
+    retention: Option<RetentionName>,
+    /// Tie parameters to earlier values, each as its importance says
+    #[arg(long, help_heading = "Strategy")]
+    penalty: bool,
+    /// Compare labels with those classes alone that the input `class_mask` keeps
+    #[arg(long, help_heading = "Strategy")]
+    class_mask: bool,
+    /// Add noise to the gradient, as the inputs `gradient_noise` and `seed` decide
+    #[arg(long, help_heading = "Strategy")]
+    gradient_noise: bool,
+    /// Sum up what each parameter's moves did to the loss
+    #[arg(long, help_heading = "Strategy")]
+    path_integral: bool,
 
     /// How parameters move; names and meaning are PyTorch's
     #[arg(long, value_enum, default_value_t = OptimizerName::Adam, help_heading = "Optimizer")]
@@ -116,6 +133,14 @@ enum LossName {
     Kl,
     /// One head: cross-entropy with the labels
     CrossEntropy,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RetentionName {
+    /// Kullback-Leibler divergence of softened probabilities
+    Distill,
+    /// Mean squared error of raw logits
+    Logits,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -217,6 +242,14 @@ impl Arguments {
                 (None, names) => Recompute::Matching(patterns(names)),
             },
             freeze: patterns(self.freeze),
+            retention: self.retention.map(|retention| match retention {
+                RetentionName::Distill => Retention::Distill,
+                RetentionName::Logits => Retention::Logits,
+            }),
+            penalty: self.penalty,
+            class_mask: self.class_mask,
+            gradient_noise: self.gradient_noise,
+            path_integral: self.path_integral,
             ..StepOptions::default()
         }
     }
@@ -279,15 +312,21 @@ fn write_state(state: &[StateTensor], path: &std::path::Path) -> Result<(), CliE
 
 /// What is trained and what is fed, on one line.
 fn summary(train: &Graph, state: &[StateTensor], minimised: &str) -> String {
-    let parameters: Vec<&StateTensor> = state.iter().filter(|s| s.role == StateRole::Parameter).collect();
-    let n_values: usize = parameters.iter().map(|s| s.init.n_elements()).sum();
+    let of_role = |role| state.iter().filter(move |s| s.role == role);
+    let n_values: usize = of_role(StateRole::Parameter).map(|s| s.init.n_elements()).sum();
     let names: BTreeSet<&str> = state.iter().map(|s| s.name.as_str()).collect();
     let fed: Vec<&str> =
         train.inputs.iter().map(|i| i.name.as_str()).filter(|name| !names.contains(name)).collect();
+    let n_held = of_role(StateRole::Held).count();
+    let held = if n_held == 0 {
+        String::new()
+    } else {
+        format!("; {n_held} held tensors, which steps do not change")
+    };
     format!(
-        "trains {} parameters ({n_values} values) on the {minimised}; {} state tensors: feed each `<name>` and take `<name>.next` after every step; beside them feed {}\n",
-        parameters.len(),
-        state.len(),
+        "trains {} parameters ({n_values} values) on the {minimised}; {} state tensors: feed each `<name>` and take `<name>.next` after every step{held}; beside them feed {}\n",
+        of_role(StateRole::Parameter).count(),
+        state.len() - n_held,
         fed.join(", ")
     )
 }
