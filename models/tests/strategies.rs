@@ -224,7 +224,7 @@ fn the_penalty_ties_the_parameters_of_the_cl_head_to_their_anchors() {
     }
     assert!(!step.train.outputs.iter().any(|o| held.iter().any(|h| o.name == format!("{h}.next"))));
     let mut feeds = feeds(&step);
-    feeds.insert("penalty_weight".to_owned(), scalar(0.5));
+    feeds.insert("penalty_weight".to_owned(), scalar(0.75));
     let nothing = run(&step.train, &feeds);
     assert_eq!(value(&nothing, "loss.penalty"), 0.0, "no importance at first");
     let mut expected = 0.0;
@@ -239,12 +239,12 @@ fn the_penalty_ties_the_parameters_of_the_cl_head_to_their_anchors() {
         let terms = of("").into_iter().zip(of(".anchor")).zip(of(".importance"));
         let terms: Vec<(f64, f64)> = terms.map(|((p, a), i)| (p - a, i)).collect();
         expected += terms.iter().map(|(d, i)| i * d * d).sum::<f64>();
-        pulls.insert(*name, terms.iter().map(|(d, i)| 0.5 * 2.0 * i * d).collect::<Vec<f64>>());
+        pulls.insert(*name, terms.iter().map(|(d, i)| 0.75 * 2.0 * i * d).collect::<Vec<f64>>());
     }
     let outputs = run(&step.train, &feeds);
     assert_close(&[value(&outputs, "loss.penalty")], &[expected], 1e-5, "loss.penalty");
     let of_heads = value(&outputs, "loss.cl") + 0.5 * value(&outputs, "loss.st");
-    assert_close(&[value(&outputs, "loss")], &[of_heads + 0.5 * expected], 1e-5, "loss");
+    assert_close(&[value(&outputs, "loss")], &[of_heads + 0.75 * expected], 1e-5, "loss");
     for (name, pull) in pulls {
         let with = gradient(&feeds, &outputs, name);
         let change: Vec<f64> =
