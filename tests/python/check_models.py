@@ -1,7 +1,8 @@
-"""Checks training graphs as the specification's own tools see them: `python check_models.py TRAIN.onnx...`
+"""Checks training graphs, and those that go with them, as the specification's own tools see them:
+`python check_models.py TRAIN.onnx...`
 
 Each file must pass onnx.checker and strict shape inference, use standard operators only, and keep the rule of
-docs/training-graph.md: an output `<name>.next` is of the type and shape of the input `<name>`.
+docs/training-graph.md: an output `<name>.next` is of the type and shape of the input `<name>`. So is `<name>.grad`.
 """
 
 import sys
@@ -24,9 +25,9 @@ def check(path):
     assert len(names) == len(set(names)), "two nodes of one name, which ONNX Runtime refuses"
     inputs = {i.name: tensor_type(i) for i in model.graph.input}
     state = [o for o in model.graph.output if o.name.endswith(".next")]
-    assert state, "no state"
-    for output in state:
-        assert tensor_type(output) == inputs[output.name.removesuffix(".next")], output.name
+    assert state or "learning_rate" not in inputs, "no state"
+    for output in state + [o for o in model.graph.output if o.name.endswith(".grad")]:
+        assert tensor_type(output) == inputs[output.name.rpartition(".")[0]], output.name
     print(f"{path}: {len(model.graph.node)} nodes, {len(state)} state tensors")
 
 
