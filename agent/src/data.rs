@@ -1,35 +1,33 @@
 //! Data sets: images of one size with labels, in memory, and the views of them that agents train on.
+//!
+//! [`format`] is the table of what can be read; `docs/data.md` says the same to users.
 
+mod archive;
+mod cifar;
+mod cifar_python;
+mod decode;
 mod digits;
+mod error;
+pub mod format;
 mod idx;
+mod image_folder;
+pub mod inspect;
+mod limits;
+mod normalization;
+mod npy;
+mod npz;
+mod pickle;
+#[cfg(test)]
+mod testing;
+mod tree;
 pub mod view;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
+pub use self::error::DataError;
+pub use self::format::{load, load_test};
+pub use self::normalization::{Normalization, TrainedOn};
 use crate::ids::SampleId;
-
-/// Metadata of a model file: a JSON list of class names, in the order of the logits.
-const CLASSES_KEY: &str = "dkt.classes";
-/// Metadata of a model file: a [`Normalization`] as JSON.
-const NORMALIZATION_KEY: &str = "dkt.normalization";
-
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    #[error("no data at `{path}`: expected `digits`, or a folder with IDX files")]
-    Unknown { path: String },
-    #[error("cannot read `{}`", .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("`{}`: expected {expected}, found {found}", .path.display())]
-    Format { path: PathBuf, expected: String, found: String },
-    #[error("`{}` has {images} images and {labels} labels", .path.display())]
-    Counts { path: PathBuf, images: usize, labels: usize },
-    #[error("training images are {train}, test images {test}; expected one size")]
-    Shapes { train: ImageShape, test: ImageShape },
-}
 
 /// Size of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +38,12 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
+    /// Of sizes as a file says them; `None` if one is 0 or above 65,535.
+    fn of(channels: usize, height: usize, width: usize) -> Option<Self> {
+        let size = |n: usize| u16::try_from(n).ok().filter(|n| *n > 0);
+        Some(ImageShape { channels: size(channels)?, height: size(height)?, width: size(width)? })
+    }
+
     /// Bytes of one image.
     pub fn n_pixels(&self) -> usize {
         usize::from(self.channels) * usize::from(self.height) * usize::from(self.width)
@@ -81,65 +85,60 @@ impl Dataset {
     pub fn label(&self, id: SampleId) -> u16 {
         self.labels[id.0 as usize]
     }
+
+    /// Refuses a split that cannot be trained or evaluated on; `path` is what it was read from.
+    ///
+    /// # Errors
+    /// [`DataError`] if there are no images, more than ids or classes allow, as many labels as images are not, or a
+    /// label that has no class.
+    fn checked(self, path: &Path) -> Result<Self, DataError> {
+        let owned = || path.to_owned();
+        let images = self.pixels.len() / self.shape.n_pixels();
+        if images == 0 {
+            return Err(DataError::NoImages { path: owned() });
+        }
+        if images != self.labels.len() {
+            return Err(DataError::Counts { path: owned(), images, labels: self.labels.len() });
+        }
+        if images > limits::MAX_IMAGES {
+            return Err(DataError::TooLarge {
+                path: owned(),
+                what: "images",
+                limit: limits::MAX_IMAGES as u64,
+            });
+        }
+        check_classes(self.classes.len(), path)?;
+        let n_classes = self.classes.len();
+        if let Some(at) = self.labels.iter().position(|label| usize::from(*label) >= n_classes) {
+            let label = self.labels[at].into();
+            return Err(DataError::Label { path: owned(), image: at, label, n_classes });
+        }
+        Ok(self)
+    }
 }
 
-/// What turns a pixel value into the network's input: (value - mean) / std, per channel, in pixel units.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalization {
-    pub mean: Vec<f32>,
-    pub std: Vec<f32>,
+/// Refuses more classes than a label can tell apart.
+fn check_classes(n_classes: usize, path: &Path) -> Result<(), DataError> {
+    if n_classes > limits::MAX_CLASSES {
+        return Err(DataError::Classes { path: path.to_owned(), found: n_classes });
+    }
+    Ok(())
 }
 
-impl Normalization {
-    /// Mean and standard deviation of each channel over a split.
-    pub fn of(data: &Dataset) -> Self {
-        let channels = usize::from(data.shape.channels);
-        let plane = data.shape.n_pixels() / channels;
-        let (mut mean, mut std) = (Vec::new(), Vec::new());
-        for channel in 0..channels {
-            let values = || {
-                data.pixels
-                    .chunks_exact(plane)
-                    .skip(channel)
-                    .step_by(channels)
-                    .flatten()
-                    .map(|&v| u64::from(v))
-            };
-            // Integer sums: the same on every platform, whatever the order.
-            let n = (data.len() * plane).max(1) as f64;
-            let (sum, squares) = values().fold((0, 0), |(s, q), v| (s + v, q + v * v));
-            let average = sum as f64 / n;
-            mean.push(average as f32);
-            std.push((squares as f64 / n - average * average).sqrt().max(1e-3) as f32);
-        }
-        Normalization { mean, std }
+/// Refuses data whose pixels would not be kept in memory.
+fn check_pixels(n_images: usize, shape: ImageShape, path: &Path) -> Result<(), DataError> {
+    let bytes = (n_images as u64).checked_mul(shape.n_pixels() as u64);
+    if bytes.is_none_or(|bytes| bytes > limits::MAX_PIXEL_BYTES) {
+        let limit = limits::MAX_PIXEL_BYTES;
+        return Err(DataError::TooLarge { path: path.to_owned(), what: "bytes of pixels", limit });
     }
+    Ok(())
+}
 
-    fn is_usable(&self, n_channels: usize) -> bool {
-        self.mean.len() == n_channels
-            && self.std.len() == n_channels
-            && self.mean.iter().all(|v| v.is_finite())
-            && self.std.iter().all(|v| v.is_finite() && *v > 0.0)
-    }
-
-    /// Writes one image, normalised.
-    pub fn apply(&self, image: &[u8], out: &mut [f32]) {
-        let plane = image.len() / self.mean.len();
-        for (channel, (from, to)) in image.chunks_exact(plane).zip(out.chunks_exact_mut(plane)).enumerate() {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            for (value, out) in from.iter().zip(to) {
-                *out = (f32::from(*value) - mean) / std;
-            }
-        }
-    }
-
-    /// Writes images as they are (no view), normalised: `[N, C, H, W]`.
-    pub fn fill_batch(&self, data: &Dataset, ids: &[SampleId], out: &mut [f32]) {
-        for (id, out) in ids.iter().zip(out.chunks_exact_mut(data.shape.n_pixels())) {
-            self.apply(data.image(*id), out);
-        }
-    }
+/// Names of classes that are only counted: `0`, `1`, and so on to the largest label.
+fn numbered(labels: &[&[u16]]) -> Vec<String> {
+    let last = labels.iter().flat_map(|labels| labels.iter()).max();
+    last.map_or(Vec::new(), |last| (0..=*last).map(|class| class.to_string()).collect())
 }
 
 /// Both splits, and how to normalise them.
@@ -156,97 +155,5 @@ impl DataSource {
             return Err(DataError::Shapes { train: train.shape, test: test.shape });
         }
         Ok(DataSource { normalization: Normalization::of(&train), train, test })
-    }
-
-    /// What a model trained on this data carries along in its file.
-    pub fn metadata(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([
-            (CLASSES_KEY.to_owned(), serde_json::json!(self.train.classes).to_string()),
-            (NORMALIZATION_KEY.to_owned(), serde_json::json!(self.normalization).to_string()),
-        ])
-    }
-}
-
-/// What a model file says of the data it was trained on; `None` where it says nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TrainedOn {
-    pub classes: Option<Vec<String>>,
-    pub normalization: Option<Normalization>,
-}
-
-impl TrainedOn {
-    /// Reads what [`DataSource::metadata`] has written into the model file at `path`.
-    ///
-    /// # Errors
-    /// [`DataError::Format`] if there is something else under its keys.
-    pub fn read(
-        metadata: &BTreeMap<String, String>,
-        n_channels: usize,
-        path: &Path,
-    ) -> Result<Self, DataError> {
-        fn entry<T: DeserializeOwned>(
-            metadata: &BTreeMap<String, String>,
-            key: &str,
-            path: &Path,
-        ) -> Result<Option<T>, DataError> {
-            let Some(text) = metadata.get(key) else { return Ok(None) };
-            serde_json::from_str(text).map(Some).map_err(|error| DataError::Format {
-                path: path.to_owned(),
-                expected: format!("metadata `{key}` as this program writes it"),
-                found: error.to_string(),
-            })
-        }
-        let normalization: Option<Normalization> = entry(metadata, NORMALIZATION_KEY, path)?;
-        if let Some(found) = normalization.as_ref().filter(|n| !n.is_usable(n_channels)) {
-            return Err(DataError::Format {
-                path: path.to_owned(),
-                expected: format!("a mean and a std above 0 for each of {n_channels} channels"),
-                found: format!("mean {:?}, std {:?}", found.mean, found.std),
-            });
-        }
-        Ok(TrainedOn { classes: entry(metadata, CLASSES_KEY, path)?, normalization })
-    }
-}
-
-/// Loads `digits`, which the program holds, or a folder with IDX files.
-///
-/// # Errors
-/// [`DataError`], naming the file.
-pub fn load(spec: &str) -> Result<DataSource, DataError> {
-    if spec == "digits" {
-        return digits::load();
-    }
-    let path = Path::new(spec);
-    if path.is_dir() { idx::load(path) } else { Err(DataError::Unknown { path: spec.to_owned() }) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_file_tells_what_it_was_trained_on() {
-        let source = load("digits").unwrap();
-        let path = Path::new("model.onnx");
-        let read = TrainedOn::read(&source.metadata(), 1, path).unwrap();
-        assert_eq!(read.classes, Some(source.train.classes.clone()));
-        assert_eq!(read.normalization, Some(source.normalization.clone()));
-        assert_eq!(TrainedOn::read(&BTreeMap::new(), 1, path).unwrap(), TrainedOn::default());
-        let other = BTreeMap::from([(CLASSES_KEY.to_owned(), "cat,dog".to_owned())]);
-        assert!(TrainedOn::read(&other, 1, path).unwrap_err().to_string().contains("dkt.classes"));
-        let error = TrainedOn::read(&source.metadata(), 3, path).unwrap_err().to_string();
-        assert!(error.contains("for each of 3 channels, found mean [4."), "{error}");
-    }
-
-    #[test]
-    fn normalised_pixels_have_mean_0_and_variance_1() {
-        let DataSource { train, normalization, .. } = load("digits").unwrap();
-        let ids: Vec<SampleId> = (0..train.len() as u32).map(SampleId).collect();
-        let mut values = vec![0.0; train.pixels.len()];
-        normalization.fill_batch(&train, &ids, &mut values);
-        let n = values.len() as f64;
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
-        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-5, "{mean} {variance}");
     }
 }
