@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit codes and one clear message out.
 
 mod broker;
+mod data;
 mod eval;
 mod model;
 mod run;
@@ -48,6 +49,9 @@ enum Command {
     Broker(broker::Arguments),
     /// Evaluate a dual-head ONNX model on test data, without ONNX Runtime
     Eval(eval::Arguments),
+    /// Inspect data sets
+    #[command(subcommand)]
+    Data(data::Command),
     /// List, build, inspect and prepare networks
     #[command(subcommand)]
     Model(model::Command),
@@ -88,6 +92,8 @@ pub(crate) enum CliError {
     OptionNeeds { option: &'static str, needs: &'static str },
     #[error("{0}; models/onnx-grad/OPS.md lists the operators that can be trained through")]
     Operators(onnx_grad::GradError),
+    #[error("`{data}`: {n_damaged} damaged files; the list is on standard output")]
+    DamagedFiles { data: String, n_damaged: usize },
     #[error("the derived gradient disagrees with differences of the loss: {names}")]
     Gradients { names: String },
     #[error("cannot write the state `{}`", .path.display())]
@@ -125,6 +131,7 @@ impl CliError {
             | CliError::Operators(_)
             | CliError::Read(_)
             | CliError::Data(_)
+            | CliError::DamagedFiles { .. }
             | CliError::Eval(_) => DATA,
             CliError::Runtime(e) => match e {
                 RuntimeError::LibraryNotFound { .. }
@@ -210,6 +217,7 @@ pub fn main() -> ExitCode {
         Command::Testbed(arguments) => testbed::run(arguments),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Data(command) => data::run(command),
         Command::Model(command) => model::run(command),
     };
     match result {
@@ -243,6 +251,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> CliError + 'a {
     move |source| CliError::Io { action, path: path.to_owned(), source }
+}
+
+/// What `--json` prints.
+fn to_json(value: &impl serde::Serialize) -> Result<String, CliError> {
+    let json = serde_json::to_string_pretty(value);
+    json.map(|json| json + "\n").map_err(|e| io_error("write", Path::new("standard output"))(e.into()))
 }
 
 /// Writes to standard output. That its reader has seen enough and gone is no error.

@@ -6,7 +6,7 @@ use dkt_models::DualHead;
 use onnx_grad::graph::Graph;
 
 use super::CliError;
-use crate::data::TrainedOn;
+use crate::data::{self, TrainedOn};
 use crate::eval::EvalError;
 use crate::eval::evaluator::Evaluator;
 
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
     /// A dual-head model: forward ONNX with outputs `cl_logits` and `st_logits`
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// `digits`, or a folder with IDX files; its test split is used
+    /// `digits`, or a path: docs/data.md lists the formats; the test split is used
     #[arg(long, value_name = "DATA")]
     data: String,
     /// Print JSON instead of a table
@@ -27,20 +27,22 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
-    let source = crate::data::load(&arguments.data)?;
+    let test = data::load_test(&arguments.data)?;
     let model = DualHead::from_graph(Graph::read(&arguments.model)?)?;
     let trained_on = TrainedOn::read(&model.graph().metadata, model.input_dims()[0], &arguments.model)?;
-    if let Some(expected) = trained_on.classes.filter(|classes| *classes != source.test.classes) {
-        return Err(EvalError::ClassNames { expected, found: source.test.classes }.into());
+    if let Some(expected) = trained_on.classes.filter(|classes| *classes != test.classes) {
+        return Err(EvalError::ClassNames { expected, found: test.classes }.into());
     }
     // The network knows pixels only as they were normalised when it was trained.
-    let normalization = trained_on.normalization.unwrap_or(source.normalization);
+    // Only where its file does not say how are training images needed.
+    let normalization = match trained_on.normalization {
+        Some(normalization) => normalization,
+        None => data::load(&arguments.data)?.normalization,
+    };
     let evaluator = Evaluator::new(&model.graph().encode(), model.input_dims(), BATCH)?;
-    let evaluation = evaluator.evaluate(&source.test, &normalization)?;
+    let evaluation = evaluator.evaluate(&test, &normalization)?;
     if arguments.json {
-        let json = serde_json::to_string_pretty(&evaluation)
-            .map_err(|e| super::io_error("write", "standard output".as_ref())(e.into()))?;
-        super::print(&format!("{json}\n"))
+        super::print(&super::to_json(&evaluation)?)
     } else {
         super::print(&evaluation.to_table().to_string())
     }
