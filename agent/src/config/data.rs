@@ -8,7 +8,7 @@ use crate::data::view::Augmentation;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// `digits`, or a folder with IDX files. Default: `digits`.
+    /// `digits`, or the path of a data set (`docs/data.md`). Default: `digits`.
     pub source: String,
     /// Augmented views of each sample, used in turn, one an epoch. Default: 4.
     pub views: u8,

@@ -14,6 +14,7 @@ fn help_names_every_command_and_every_exit_code() {
         "testbed  Run a whole lab of agents on this machine and report on it",
         "broker   Run an MQTT broker",
         "eval     Evaluate a dual-head ONNX model on test data, without ONNX Runtime",
+        "data     Inspect data sets",
         "model    List, build, inspect and prepare networks",
         "Exit codes: 0 done;",
         "DKT_LOG",
@@ -24,14 +25,16 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn each_command_explains_its_arguments() {
-    let table: [(&[&str], &[&str]); 10] = [
+    let table: [(&[&str], &[&str]); 12] = [
         (
             &["run"],
             &["<AGENT.toml>", "--progress", "bar", "plain", "json", "one event a line on standard output"],
         ),
         (&["testbed"], &["<LAB.toml>", "--out <FOLDER>", "runs/lab", "--progress"]),
         (&["broker"], &["--listen", "127.0.0.1:1883", "port 0 picks a free one"]),
-        (&["eval"], &["<MODEL.onnx>", "--data <DATA>", "IDX files", "--json"]),
+        (&["eval"], &["<MODEL.onnx>", "--data <DATA>", "docs/data.md", "--json"]),
+        (&["data"], &["inspect", "Read a data set and describe it"]),
+        (&["data", "inspect"], &["<DATA>", "--json", "Exit code 65 if files are damaged"]),
         (&["model"], &["list", "build", "inspect", "attach-heads", "derive", "check"]),
         (&["model", "build"], &["<NETWORK>", "--output <MODEL.onnx>", "--seed", "--classes", "<CxHxW>"]),
         (&["model", "inspect"], &["<MODEL.onnx>", "--parameters", "whether the network can be trained"]),

@@ -4,6 +4,7 @@
 
 mod access;
 mod commands;
+mod data;
 mod embedded;
 mod exchange;
 mod models;

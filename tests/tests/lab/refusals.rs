@@ -136,10 +136,20 @@ fn files_that_are_not_there_are_named() {
     }
     let network = case.path("missing.onnx").display().to_string();
     check("no network", &case.agent(|c| c.model.network = network.clone()), 66, &[&network]);
-    check("no data", &case.agent(|c| c.data.source = name.clone()), 66, &[&name, "folder with IDX files"]);
+    check(
+        "no data",
+        &case.agent(|c| c.data.source = name.clone()),
+        66,
+        &[&name, "IDX files", "image folder"],
+    );
     fs::create_dir(&missing).unwrap();
     let output = case.agent(|c| c.data.source = name.clone());
-    check("a folder without data", &output, 66, &[&name, "train-images-idx3-ubyte"]);
+    check(
+        "a folder without data",
+        &output,
+        65,
+        &[&name, "no data set that is known", "train-images-idx3-ubyte"],
+    );
     let tls = |file: &str| dkt_agent::config::TlsConfig {
         ca: case.path(file),
         cert: case.path("no.pem"),
