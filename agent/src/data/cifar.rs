@@ -45,8 +45,8 @@ const RELEASES: [Release; 2] = [
 ];
 
 fn release(listing: &Listing) -> Option<&'static Release> {
-    let has = |name: &&str| listing.files.contains(*name);
-    RELEASES.iter().find(|release| release.train.iter().any(|name| has(&name)) || has(&release.test))
+    let has = |name: &str| listing.files.contains(name);
+    RELEASES.iter().find(|release| release.train.iter().any(|name| has(name)) || has(release.test))
 }
 
 pub(super) fn recognise(listing: &Listing) -> bool {

@@ -443,7 +443,7 @@ impl<'a> Machine<'a> {
                 }
                 Value::Array(Array {
                     shape,
-                    element: *element,
+                    element,
                     columns_first: *columns_first,
                     data: std::mem::take(data),
                 })

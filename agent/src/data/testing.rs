@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::{DataError, DataSource, load};
 
-/// A folder of `agent/data`: files that `make.py` there has made.
+/// A file that `agent/data/fixtures/make.py` has made.
 pub(super) fn fixture(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fixtures");
     fs::read(folder.join(name)).unwrap()

@@ -97,10 +97,10 @@ fn names_and_links_out_of_an_archive_are_refused() {
 #[test]
 fn a_size_that_is_too_large_is_refused_before_it_is_read() {
     let mut kept = Kept::new(Path::new("x"));
-    let error = kept.add("a", limits::MAX_ARCHIVE_BYTES + 1, std::io::repeat(0)).unwrap_err();
+    let error = kept.add("a", limits::MAX_ARCHIVE_BYTES + 1, std::io::empty()).unwrap_err();
     assert!(error.to_string().contains("more than 17179869184 bytes of files"), "{error}");
     kept.n_bytes = limits::MAX_ARCHIVE_BYTES;
-    assert!(matches!(kept.add("a", 1, std::io::repeat(0)), Err(DataError::TooLarge { .. })));
+    assert!(matches!(kept.add("a", 1, std::io::empty()), Err(DataError::TooLarge { .. })));
 }
 
 proptest! {

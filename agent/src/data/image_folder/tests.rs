@@ -91,18 +91,18 @@ fn what_is_missing_is_named() {
         let error = written(files).error();
         assert!(error.contains(expected), "{error}");
     };
-    let (train, test) = (("train/a/1.png", grey(1)), ("test/a/1.png", grey(1)));
-    check(&[train.clone()], "has no test split: expected a folder `test`, `val` or `valid`");
-    check(&[test.clone()], "has no training split: expected a folder `train`");
-    assert_eq!(load_test(written(&[test.clone()]).spec()).unwrap().classes, ["a"]);
-    check(&[train.clone(), ("test/1.png", grey(1))], "test` has no images");
+    let (train, test) = ([("train/a/1.png", grey(1))], [("test/a/1.png", grey(1))]);
+    check(&train, "has no test split: expected a folder `test`, `val` or `valid`");
+    check(&test, "has no training split: expected a folder `train`");
+    assert_eq!(load_test(written(&test).spec()).unwrap().classes, ["a"]);
+    check(&[train[0].clone(), ("test/1.png", grey(1))], "test` has no images");
     check(&[("train/1.png", grey(1)), ("test/2.png", grey(1))], "train` has no images");
     check(
-        &[train.clone(), ("test/b/1.png", grey(1))],
+        &[train[0].clone(), ("test/b/1.png", grey(1))],
         "test/b` is a class of the test split that the training",
     );
     let other_size = ("test/a/1.png", png(1, 2, GREY, &[1, 2]));
-    let written = written(&[train, other_size]);
+    let written = written(&[train[0].clone(), other_size]);
     let (first, other) = (written.path("train/a/1.png"), written.path("test/a/1.png"));
     let expected =
         format!("`{}` is 1x2 pixels and `{}` 2x1 (width x height)", other.display(), first.display());
