@@ -98,6 +98,18 @@ fn course(rows: &mut Rows<'_>, run: &RunRecord) {
         if epoch.n_skipped > 0 {
             rows.row("skipped_steps", epoch.n_skipped.into(), &at);
         }
+        let optional = [
+            ("learning_rate", epoch.learning_rate.map(f64::from)),
+            ("distill_weight", epoch.distill_weight.map(f64::from)),
+            ("validation_accuracy", epoch.validation_accuracy),
+            ("loss_retention", epoch.loss_retention.map(f64::from)),
+            ("loss_penalty", epoch.loss_penalty.map(f64::from)),
+        ];
+        for (metric, value) in optional {
+            if let Some(value) = value {
+                rows.row(metric, value, &at);
+            }
+        }
     }
     for (t_s, traffic) in &run.traffic {
         for kind in &traffic.kinds {

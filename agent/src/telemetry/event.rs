@@ -57,7 +57,7 @@ pub struct Started {
 }
 
 /// Means over one epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// From 0.
     pub experience: u32,
@@ -75,6 +75,21 @@ pub struct Epoch {
     /// Steps that moved nothing, because a gradient overflowed in float16.
     #[serde(default)]
     pub n_skipped: u32,
+    /// Learning rate of the epoch's last step, after its schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f32>,
+    /// Weight of the student head's loss in this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill_weight: Option<f32>,
+    /// Accuracy of the continual-learning head on the experience's validation split, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
+    /// Distance to what the network answered before, of strategies that keep it (LwF, EEIL, DER).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_retention: Option<f32>,
+    /// Penalty for moving parameters that mattered before, of strategies that have one (EWC, SI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_penalty: Option<f32>,
 }
 
 /// Test accuracies after an experience.

@@ -106,6 +106,7 @@ impl EpochSums {
             samples_per_second: (n_rows / self.seconds.max(1e-6)) as f32,
             n_peers,
             n_skipped: self.n_skipped,
+            ..Epoch::default()
         }
     }
 }
