@@ -1,4 +1,6 @@
-//! Events, and how they are shown.
+//! Events, how they are shown, and what a run costs.
 
+pub mod energy;
 pub mod event;
 pub mod progress;
+pub mod usage;

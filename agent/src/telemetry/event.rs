@@ -18,6 +18,7 @@ pub struct Record {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     Started(Started),
+    Initial(Initial),
     Epoch(Epoch),
     Evaluated(Evaluated),
     /// Totals since the process started.
@@ -54,6 +55,22 @@ pub struct Started {
     pub n_steps: u64,
     /// Steps already done, when the run goes on from a checkpoint.
     pub resumed_at_step: u64,
+    /// Names of all classes, by their index: what rows and columns of a confusion matrix are.
+    #[serde(default)]
+    pub classes: Vec<String>,
+    /// Test images of each experience, in the order of the stream.
+    #[serde(default)]
+    pub n_test: Vec<u64>,
+    /// What measures the energy that the board draws, `ina3221` or `rapl`; nothing where nothing can be read.
+    #[serde(default)]
+    pub energy: Option<String>,
+}
+
+/// Test accuracies of the network before its first step, the baseline of forward transfer. Only of a stream of more
+/// than one experience.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Initial {
+    pub heads: Vec<HeadAccuracy>,
 }
 
 /// Means over one epoch.
@@ -92,15 +109,17 @@ pub struct Epoch {
     pub loss_penalty: Option<f32>,
 }
 
-/// Test accuracies after an experience.
+/// Test accuracies after an experience, and what the experience took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// The experience just trained, from 0: the row of the accuracy matrix.
     pub experience: u32,
     pub heads: Vec<HeadAccuracy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeadAccuracy {
     /// `cl` or `student`.
     pub head: String,
@@ -108,6 +127,49 @@ pub struct HeadAccuracy {
     pub per_experience: Vec<f64>,
     /// Accuracy on the whole test stream, 0 to 1.
     pub stream: f64,
+    /// Counts over the whole test stream, `[K, K]` for K classes: row by label, column by prediction. Left out above
+    /// [`MAX_CONFUSION_CLASSES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Vec<Vec<u64>>>,
+}
+
+/// Classes up to which confusion matrices are told, kept in checkpoints and drawn: their size is the square of it.
+pub const MAX_CONFUSION_CLASSES: usize = 200;
+
+/// What one experience took, in all processes that had a part in it; its evaluation is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Wall time.
+    pub seconds: f64,
+    /// Wall time in training steps, with the labelling for peers between them.
+    pub training_seconds: f64,
+    /// Rows trained, replayed ones among them.
+    pub n_samples: u64,
+    /// Time that all threads of the process had a processor.
+    pub cpu_seconds: f64,
+    /// Energy that the whole board drew, in joules; nothing where it was not measured throughout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
+}
+
+impl Default for Usage {
+    /// Nothing yet, and all of it measured.
+    fn default() -> Self {
+        Usage {
+            seconds: 0.0,
+            training_seconds: 0.0,
+            n_samples: 0,
+            cpu_seconds: 0.0,
+            energy_joules: Some(0.0),
+        }
+    }
+}
+
+impl Usage {
+    /// Rows trained in a second of training; nothing without training.
+    pub fn samples_per_second(&self) -> Option<f64> {
+        (self.training_seconds > 0.0).then(|| self.n_samples as f64 / self.training_seconds)
+    }
 }
 
 /// Messages and payload bytes by kind of message.

@@ -148,7 +148,11 @@ impl Drop for Progress {
 /// Whether an event may keep the run waiting for a moment: those that come seldom, and that nothing replaces.
 fn is_worth_a_wait(event: &Event) -> bool {
     match event {
-        Event::Started(_) | Event::Evaluated(_) | Event::Warning { .. } | Event::Finished(_) => true,
+        Event::Started(_)
+        | Event::Initial(_)
+        | Event::Evaluated(_)
+        | Event::Warning { .. }
+        | Event::Finished(_) => true,
         Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Waiting { .. } => false,
     }
 }
@@ -185,8 +189,12 @@ fn plain_line(name: &str, record: &Record, started: Option<&Started>) -> Option<
                 0 => String::new(),
                 step => format!(", resumed at step {step}"),
             };
+            let energy = match &s.energy {
+                Some(source) => format!(", energy measured by {source}"),
+                None => String::new(),
+            };
             format!(
-                "{} ({} parameters) on {}, {} experiences of {} epochs, {} steps{resumed}",
+                "{} ({} parameters) on {}, {} experiences of {} epochs, {} steps{resumed}{energy}",
                 s.network,
                 s.n_parameters,
                 s.device,
@@ -208,7 +216,7 @@ fn plain_line(name: &str, record: &Record, started: Option<&Started>) -> Option<
         Event::Warning { message } => format!("warning: {message}"),
         Event::Waiting { message } => message.clone(),
         Event::Finished(f) => format!("finished after {} steps", f.n_steps),
-        Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => return None,
+        Event::Initial(_) | Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => return None,
     };
     Some(format!("{:>7.1} s  {name}: {text}", record.t_s))
 }
@@ -221,8 +229,9 @@ mod tests {
     #[test]
     fn an_experience_is_one_plain_line() {
         let head =
-            |head: &str, stream| HeadAccuracy { head: head.to_owned(), per_experience: vec![], stream };
-        let evaluated = Evaluated { experience: 1, heads: vec![head("cl", 0.5), head("student", 0.25)] };
+            |head: &str, stream| HeadAccuracy { head: head.to_owned(), stream, ..HeadAccuracy::default() };
+        let heads = vec![head("cl", 0.5), head("student", 0.25)];
+        let evaluated = Evaluated { experience: 1, heads, usage: None };
         let record = Record { t_s: 2.25, event: Event::Evaluated(evaluated) };
         assert_eq!(
             plain_line("alice", &record, None).unwrap(),
