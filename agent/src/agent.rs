@@ -13,7 +13,7 @@ mod teaching;
 mod training;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -35,7 +35,8 @@ use crate::ids::{Digest, Round};
 use crate::strategy::schedule::EarlyStopping;
 use crate::stream::memory::ReplayMemory;
 use crate::stream::{ExperienceStream, StreamError};
-use crate::telemetry::event::{self, Evaluated, Event, Record};
+use crate::telemetry::event::{self, Evaluated, Event, Initial, Record};
+use crate::telemetry::usage::UsageMeter;
 use crate::train::checkpoint::{CheckpointError, CheckpointStore, EpochSums, Position};
 use crate::train::runtime::{ImportanceSession, RuntimeError, TrainSession};
 
@@ -136,6 +137,8 @@ struct Agent<'a> {
     early_stopping: EarlyStopping,
     epochs: Vec<event::Epoch>,
     round: Round,
+    usage: UsageMeter,
+    initial: Option<Initial>,
     evaluated: Vec<Evaluated>,
     out: PathBuf,
 }
@@ -189,6 +192,8 @@ impl<'a> Agent<'a> {
             early_stopping: EarlyStopping::default(),
             epochs: Vec::new(),
             round: Round(0),
+            usage: UsageMeter::new(Path::new("/")),
+            initial: None,
             evaluated: Vec::new(),
             out,
         };
@@ -223,8 +228,14 @@ impl<'a> Agent<'a> {
             n_epochs: self.epochs_of(0).all(),
             n_steps,
             resumed_at_step: self.position.step,
+            classes: self.learner.source.train.classes.clone(),
+            n_test: self.stream.experiences().iter().map(|e| e.test.len() as u64).collect(),
+            energy: self.usage.energy_source().map(ToOwned::to_owned),
         }));
         // A run that goes on tells its whole course, so that its report has all of it.
+        if let Some(initial) = self.initial.clone() {
+            self.emit(Event::Initial(initial));
+        }
         for epoch in self.epochs.clone() {
             self.emit(Event::Epoch(epoch));
         }

@@ -7,12 +7,12 @@ use crate::config::AgentConfig;
 use crate::data::view::ViewFn;
 use crate::data::{DataSource, Dataset};
 use crate::draw::Draw;
-use crate::eval::metrics::argmax;
+use crate::eval::metrics::{Confusion, argmax};
 use crate::ids::{SampleId, View};
 use crate::strategy::{Retention, RowWeights};
 use crate::stream::batches::MiniBatch;
 use crate::stream::{Experience, ExperienceStream};
-use crate::telemetry::event::HeadAccuracy;
+use crate::telemetry::event::{HeadAccuracy, MAX_CONFUSION_CLASSES};
 use crate::train::runtime::{FrozenTeacher, Part, RuntimeError, Scalars, StepReport, TrainSession};
 
 /// Rows evaluated at once.
@@ -215,35 +215,39 @@ impl Learner {
         Ok(rows)
     }
 
-    /// Accuracy of both heads on the test samples of each experience, and on all of them.
+    /// Accuracy of both heads on the test samples of each experience and on all of them, and what was taken for what.
     pub fn evaluate(&mut self, experiences: &[Experience]) -> Result<Vec<HeadAccuracy>, RuntimeError> {
-        let mut heads = ["cl", "student"].map(|head| HeadAccuracy {
-            head: head.to_owned(),
-            per_experience: Vec::new(),
-            stream: 0.0,
-        });
-        let mut n_correct_in_all = [0_usize; 2];
+        let mut heads =
+            ["cl", "student"].map(|head| HeadAccuracy { head: head.to_owned(), ..HeadAccuracy::default() });
+        let mut counts = [Confusion::new(self.n_classes), Confusion::new(self.n_classes)];
         for Experience { test: ids, .. } in experiences {
-            let n_correct = self.count_correct(Split::Test, ids)?;
-            for h in 0..2 {
-                heads[h].per_experience.push(n_correct[h] as f64 / ids.len().max(1) as f64);
-                n_correct_in_all[h] += n_correct[h];
+            let n_correct = self.count(Split::Test, ids, &mut counts)?;
+            for (head, n_correct) in heads.iter_mut().zip(n_correct) {
+                head.per_experience.push(n_correct as f64 / ids.len().max(1) as f64);
             }
         }
-        let n: usize = experiences.iter().map(|e| e.test.len()).sum();
-        for (head, n_correct) in heads.iter_mut().zip(n_correct_in_all) {
-            head.stream = n_correct as f64 / n.max(1) as f64;
+        for (head, counts) in heads.iter_mut().zip(&counts) {
+            head.stream = counts.accuracy().unwrap_or(0.0);
+            let rows = || (0..self.n_classes).map(|class| counts.row(class).to_vec()).collect();
+            head.confusion = (self.n_classes <= MAX_CONFUSION_CLASSES).then(rows);
         }
         Ok(heads.into())
     }
 
     /// Accuracy of the continual-learning head on held-out training samples; `None` without any.
     pub fn validate(&mut self, ids: &[SampleId]) -> Result<Option<f64>, RuntimeError> {
-        let [n_correct, _] = self.count_correct(Split::Train, ids)?;
-        Ok((!ids.is_empty()).then(|| n_correct as f64 / ids.len() as f64))
+        let mut counts = [Confusion::new(self.n_classes), Confusion::new(self.n_classes)];
+        self.count(Split::Train, ids, &mut counts)?;
+        Ok(counts[0].accuracy())
     }
 
-    fn count_correct(&mut self, split: Split, ids: &[SampleId]) -> Result<[usize; 2], RuntimeError> {
+    /// Adds labels and predictions of the two heads to `counts`. Returns how many of these were right.
+    fn count(
+        &mut self,
+        split: Split,
+        ids: &[SampleId],
+        counts: &mut [Confusion; 2],
+    ) -> Result<[usize; 2], RuntimeError> {
         let Learner { session, source, n_classes, tasks, .. } = self;
         let data: &Dataset = match split {
             Split::Train => &source.train,
@@ -255,14 +259,12 @@ impl Learner {
                 source.normalization.fill_batch(data, ids, input);
             })?;
             for (h, logits) in [logits.cl, logits.student].iter().enumerate() {
-                n_correct[h] += logits
-                    .chunks_exact(*n_classes)
-                    .zip(ids)
-                    .filter(|(row, id)| {
-                        let label = usize::from(data.label(**id));
-                        predicted(row, tasks.get(label)) == label
-                    })
-                    .count();
+                for (row, id) in logits.chunks_exact(*n_classes).zip(ids) {
+                    let label = usize::from(data.label(*id));
+                    let prediction = predicted(row, tasks.get(label));
+                    counts[h].add(label, prediction);
+                    n_correct[h] += usize::from(label == prediction);
+                }
             }
         }
         Ok(n_correct)

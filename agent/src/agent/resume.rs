@@ -28,6 +28,8 @@ impl Agent<'_> {
                 replay_n_seen: self.memory.n_seen(),
                 replay_ids: self.memory.ids().iter().map(|id| id.0).collect(),
                 round: self.round,
+                usage: self.usage.so_far(),
+                initial: self.initial.clone(),
                 epochs: self.epochs.clone(),
                 evaluated: self.evaluated.clone(),
             },
@@ -64,6 +66,8 @@ impl Agent<'_> {
         self.early_stopping = manifest.early_stopping;
         self.round = manifest.round;
         self.sums = manifest.sums;
+        self.usage.begin(manifest.usage);
+        self.initial = manifest.initial;
         self.epochs = manifest.epochs;
         self.evaluated = manifest.evaluated;
         Ok(())

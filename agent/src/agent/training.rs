@@ -15,7 +15,7 @@ use crate::strategy::{
     TrainsOn,
 };
 use crate::stream::batches::{BatchPlan, epoch_batches};
-use crate::telemetry::event::{Evaluated, Event};
+use crate::telemetry::event::{Evaluated, Event, HeadAccuracy, Initial, Usage};
 use crate::train::checkpoint::Position;
 use crate::train::runtime::{FrozenTeacher, Scalars};
 
@@ -104,7 +104,9 @@ impl Agent<'_> {
     }
 
     pub(super) fn train(&mut self) -> Result<Ending, AgentError> {
+        self.evaluate_initially()?;
         self.wait_for_peers();
+        self.usage.pass();
         for experience in self.position.experience as usize..self.stream.experiences().len() {
             self.begin_experience(experience)?;
             let epochs = self.epochs_of(experience);
@@ -273,6 +275,7 @@ impl Agent<'_> {
         let _ = scalars;
         let n_peers = self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32);
         let sums = std::mem::take(&mut self.sums);
+        self.usage.trained(sums.n_rows, sums.seconds);
         let epoch = sums.means(experience, epoch, self.position.step, n_peers);
         self.epochs.push(epoch.clone());
         self.emit(Event::Epoch(epoch));
@@ -301,9 +304,24 @@ impl Agent<'_> {
         Ok(())
     }
 
+    /// The baseline of forward transfer, which a stream of one experience has not.
+    fn evaluate_initially(&mut self) -> Result<(), AgentError> {
+        if self.position.step > 0 || self.initial.is_some() || self.stream.experiences().len() < 2 {
+            return Ok(());
+        }
+        let heads = self.learner.evaluate(self.stream.experiences())?.into_iter();
+        let initial = Initial { heads: heads.map(|h| HeadAccuracy { confusion: None, ..h }).collect() };
+        self.initial = Some(initial.clone());
+        self.emit(Event::Initial(initial));
+        Ok(())
+    }
+
     fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
+        let usage = Some(self.usage.end());
         let heads = self.learner.evaluate(self.stream.experiences())?;
-        let evaluated = Evaluated { experience: experience as u32, heads };
+        // The evaluation is in no experience.
+        self.usage.begin(Usage::default());
+        let evaluated = Evaluated { experience: experience as u32, heads, usage };
         self.evaluated.push(evaluated.clone());
         self.emit(Event::Evaluated(evaluated));
         self.report_traffic();

@@ -18,7 +18,7 @@ use super::tensors;
 use crate::durable::{self, TEMPORARY_SUFFIX, WriteError};
 use crate::ids::{AgentId, Digest, Round};
 use crate::strategy::schedule::EarlyStopping;
-use crate::telemetry::event::{Epoch, Evaluated};
+use crate::telemetry::event::{Epoch, Evaluated, Initial, Usage};
 
 /// Version of the manifest that this build writes.
 pub const VERSION: u32 = 1;
@@ -138,6 +138,12 @@ pub struct Manifest {
     pub replay_ids: Vec<u32>,
     /// The agent's last round as a teacher.
     pub round: Round,
+    /// What the experience that `position` is in has taken.
+    #[serde(default)]
+    pub usage: Usage,
+    /// Accuracies before the first step, if they were measured.
+    #[serde(default)]
+    pub initial: Option<Initial>,
     /// The course of training so far.
     pub epochs: Vec<Epoch>,
     /// Accuracies after the experiences trained so far.
@@ -324,6 +330,8 @@ mod tests {
                 replay_n_seen: 40,
                 replay_ids: vec![7, 9],
                 round: Round(5),
+                usage: Usage { n_samples: 8, energy_joules: None, ..Usage::default() },
+                initial: Some(Initial::default()),
                 epochs: Vec::new(),
                 evaluated: Vec::new(),
             },
