@@ -57,6 +57,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let arm = if config.exchange.enabled { "exchange on" } else { "exchange off" };
     let record = LabRecord { title: name, arms: vec![Arm { name: arm.to_owned(), agents: vec![run] }] };
     crate::report::metrics_csv::write(&record, &out.join("metrics.csv"))?;
+    crate::report::metrics_json::write(&record, &out.join("metrics.json"))?;
     crate::report::html::write(&record, &out.join("report.html"))?;
     let ending = ending?;
     if arguments.progress != Style::Json {
@@ -65,7 +66,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
             text +=
                 &format!("Stopped and saved; `dkt run {}` goes on from here.\n", arguments.config.display());
         }
-        text += &format!("Written to {}: report.html, metrics.csv, model.onnx\n", out.display());
+        text +=
+            &format!("Written to {}: report.html, metrics.csv, metrics.json, model.onnx\n", out.display());
         print(&text)?;
     }
     Ok(())

@@ -52,12 +52,13 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         }
     }
     crate::report::metrics_csv::write(&record, &arguments.out.join("metrics.csv"))?;
+    crate::report::metrics_json::write(&record, &arguments.out.join("metrics.json"))?;
     crate::report::html::write(&record, &arguments.out.join("report.html"))?;
     let mut text = format!("{}\n", crate::report::table::render(&record));
     if stop.is_set() {
         text += "Stopped: the agents are shown as far as they came.\n";
     }
-    text += &format!("Written to {}:\n  report.html, metrics.csv\n", arguments.out.display());
+    text += &format!("Written to {}:\n  report.html, metrics.csv, metrics.json\n", arguments.out.display());
     for agent in &lab.agents {
         text += &format!("  {}/model.onnx\n", agent.agent);
     }

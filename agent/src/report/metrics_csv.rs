@@ -1,15 +1,28 @@
 //! `metrics.csv`: one measurement a row, for pandas and R.
 //!
-//! Columns: `arm,agent,head,metric,experience,on_experience,epoch,step,t_s,value`; those that a metric does not
-//! have are empty. Accuracies are 0 to 1, times in seconds, sizes in bytes, experiences and epochs from 1.
+//! Columns: `arm,agent,head,metric,experience,on_experience,epoch,step,t_s,label,prediction,value`; those that a metric
+//! does not have are empty. Accuracies are 0 to 1, times in seconds, sizes in bytes, experiences and epochs from 1.
 
 use std::path::Path;
 
-use super::record::{LabRecord, RunRecord};
+use super::measures::{AFTER_EXPERIENCE, OF_EPOCH, OF_USAGE, OVER_STREAM};
+use super::record::{HeadRecord, LabRecord, RunRecord};
 use crate::durable::{self, WriteError};
 
-const HEADER: [&str; 10] =
-    ["arm", "agent", "head", "metric", "experience", "on_experience", "epoch", "step", "t_s", "value"];
+const HEADER: [&str; 12] = [
+    "arm",
+    "agent",
+    "head",
+    "metric",
+    "experience",
+    "on_experience",
+    "epoch",
+    "step",
+    "t_s",
+    "label",
+    "prediction",
+    "value",
+];
 
 /// # Errors
 /// [`WriteError`] if the file cannot be written.
@@ -30,8 +43,9 @@ impl Rows<'_> {
             "arm" => quoted(self.arm),
             "agent" => quoted(self.agent),
             "metric" => metric.to_owned(),
-            "value" => value.to_string(),
-            other => columns.iter().find(|(c, _)| *c == other).map(|(_, v)| v.clone()).unwrap_or_default(),
+            // Adding 0 makes -0 a plain 0.
+            "value" => (value + 0.0).to_string(),
+            other => columns.iter().find(|(c, _)| *c == other).map(|(_, v)| quoted(v)).unwrap_or_default(),
         };
         let line = HEADER.iter().map(cell).collect::<Vec<_>>().join(",");
         self.text.push_str(&line);
@@ -62,51 +76,74 @@ fn render(record: &LabRecord) -> String {
 }
 
 fn accuracies(rows: &mut Rows<'_>, run: &RunRecord) {
+    let n_test = run.n_test();
+    let number = |name: &'static str, i: usize| (name, (i + 1).to_string());
     for head in &run.heads {
         let name = ("head", head.head.clone());
+        for (j, accuracy) in head.initial.iter().enumerate() {
+            rows.row("initial_accuracy", *accuracy, &[name.clone(), number("on_experience", j)]);
+        }
         for (i, row) in head.matrix.rows().iter().enumerate() {
-            let after = ("experience", (i + 1).to_string());
-            for (j, accuracy) in row.iter().enumerate() {
-                let on = ("on_experience", (j + 1).to_string());
-                rows.row("accuracy", *accuracy, &[name.clone(), after.clone(), on]);
-            }
-            if let Some(average) = head.matrix.average_accuracy(i) {
-                rows.row("average_accuracy", average, &[name.clone(), after.clone()]);
-            }
-            if let Some(stream) = head.stream.get(i) {
-                rows.row("stream_accuracy", *stream, &[name.clone(), after]);
+            let after = number("experience", i);
+            let mut each = |metric: &str, values: &[f64], first: usize| {
+                for (j, value) in values.iter().enumerate() {
+                    let on = number("on_experience", first + j);
+                    rows.row(metric, *value, &[name.clone(), after.clone(), on]);
+                }
+            };
+            each("accuracy", row, 0);
+            each("experience_forgetting", &head.matrix.forgetting_per_experience(i).unwrap_or_default(), 0);
+            for (metric, value) in AFTER_EXPERIENCE {
+                if let Some(value) = value(head, i, &n_test) {
+                    rows.row(metric, value, &[name.clone(), after.clone()]);
+                }
             }
         }
-        if let Some(forgetting) = head.matrix.forgetting() {
-            rows.row("forgetting", forgetting, &[name]);
+        // The first experience has nothing before it.
+        for (j, transfer) in (1..).zip(head.forward_transfers()) {
+            rows.row("experience_forward_transfer", transfer, &[name.clone(), number("on_experience", j)]);
+        }
+        for (metric, value) in OVER_STREAM {
+            if let Some(value) = value(head) {
+                rows.row(metric, value, std::slice::from_ref(&name));
+            }
+        }
+        confusion(rows, head, &run.classes());
+    }
+}
+
+/// Counts after the last experience, those that are not 0.
+fn confusion(rows: &mut Rows<'_>, head: &HeadRecord, classes: &[String]) {
+    let name_of = |class: usize| classes.get(class).cloned().unwrap_or_else(|| class.to_string());
+    for (label, predictions) in head.confusions.last().into_iter().flatten().enumerate() {
+        for (prediction, n) in predictions.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let of = [
+                ("head", head.head.clone()),
+                ("experience", head.confusions.len().to_string()),
+                ("label", name_of(label)),
+                ("prediction", name_of(prediction)),
+            ];
+            rows.row("confusion", *n as f64, &of);
         }
     }
 }
 
 fn course(rows: &mut Rows<'_>, run: &RunRecord) {
+    for (i, usage) in run.usages.iter().enumerate() {
+        for (metric, value) in OF_USAGE {
+            if let Some(value) = usage.as_ref().and_then(value) {
+                rows.row(metric, value, &[("experience", (i + 1).to_string())]);
+            }
+        }
+    }
     for epoch in &run.epochs {
         let at = [
             ("experience", (epoch.experience + 1).to_string()),
             ("epoch", (epoch.epoch + 1).to_string()),
             ("step", epoch.step.to_string()),
         ];
-        rows.row("loss", epoch.loss.into(), &at);
-        rows.row("loss_cl", epoch.loss_cl.into(), &at);
-        rows.row("loss_st", epoch.loss_st.into(), &at);
-        rows.row("teacher_share", epoch.teacher_share.into(), &at);
-        rows.row("samples_per_second", epoch.samples_per_second.into(), &at);
-        if epoch.n_skipped > 0 {
-            rows.row("skipped_steps", epoch.n_skipped.into(), &at);
-        }
-        let optional = [
-            ("learning_rate", epoch.learning_rate.map(f64::from)),
-            ("distill_weight", epoch.distill_weight.map(f64::from)),
-            ("validation_accuracy", epoch.validation_accuracy),
-            ("loss_retention", epoch.loss_retention.map(f64::from)),
-            ("loss_penalty", epoch.loss_penalty.map(f64::from)),
-        ];
-        for (metric, value) in optional {
-            if let Some(value) = value {
+        for (metric, value) in OF_EPOCH {
+            if let Some(value) = value(epoch) {
                 rows.row(metric, value, &at);
             }
         }

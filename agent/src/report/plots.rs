@@ -154,8 +154,8 @@ pub(super) fn matrix(rows: &[Vec<f64>]) -> Result<String, Failed> {
     Ok(svg)
 }
 
-/// From white to the palette's blue.
-fn shade(accuracy: f64) -> RGBColor {
+/// From white for 0 to the palette's blue for 1.
+pub(super) fn shade(accuracy: f64) -> RGBColor {
     let RGBColor(r, g, b) = PALETTE[0];
     let mix = |c: u8| (255.0 + (f64::from(c) - 255.0) * accuracy.clamp(0.0, 1.0)) as u8;
     RGBColor(mix(r), mix(g), mix(b))

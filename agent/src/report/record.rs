@@ -1,7 +1,7 @@
 //! Events folded into what reports are made of.
 
 use crate::eval::metrics::AccuracyMatrix;
-use crate::telemetry::event::{Epoch, Event, Finished, Record, Started, Traffic};
+use crate::telemetry::event::{Epoch, Event, Finished, Record, Started, Traffic, Usage};
 
 /// A whole lab: the same agents under one or more conditions.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +28,8 @@ pub struct RunRecord {
     pub started: Option<Started>,
     pub epochs: Vec<Epoch>,
     pub heads: Vec<HeadRecord>,
+    /// What each experience took, where that is known.
+    pub usages: Vec<Option<Usage>>,
     /// (seconds since the start, totals until then); the older, the sparser.
     pub traffic: Vec<(f64, Traffic)>,
     pub finished: Option<Finished>,
@@ -40,6 +42,19 @@ pub struct HeadRecord {
     pub matrix: AccuracyMatrix,
     /// Accuracy on the whole test stream after each experience.
     pub stream: Vec<f64>,
+    /// Accuracy on each experience before the first step; empty where it was not measured.
+    pub initial: Vec<f64>,
+    /// Counts over the whole test stream after each experience, `[K, K]`: row by label, column by prediction. Empty
+    /// where there are too many classes.
+    pub confusions: Vec<Vec<Vec<u64>>>,
+}
+
+impl HeadRecord {
+    /// Forward transfer of each experience but the first, as far as the stream came; empty where it is not known.
+    pub fn forward_transfers(&self) -> Vec<f64> {
+        let last = self.matrix.rows().len().checked_sub(1);
+        last.and_then(|i| self.matrix.forward_transfer_per_experience(i, &self.initial)).unwrap_or_default()
+    }
 }
 
 impl RunRecord {
@@ -49,13 +64,16 @@ impl RunRecord {
             Event::Epoch(epoch) => self.epochs.push(epoch.clone()),
             Event::Evaluated(evaluated) => {
                 for accuracy in &evaluated.heads {
-                    let known = self.heads.iter().position(|h| h.head == accuracy.head);
-                    let i = known.unwrap_or_else(|| {
-                        self.heads.push(HeadRecord { head: accuracy.head.clone(), ..Default::default() });
-                        self.heads.len() - 1
-                    });
-                    self.heads[i].matrix.push(accuracy.per_experience.clone());
-                    self.heads[i].stream.push(accuracy.stream);
+                    let head = self.head(&accuracy.head);
+                    head.matrix.push(accuracy.per_experience.clone());
+                    head.stream.push(accuracy.stream);
+                    head.confusions.extend(accuracy.confusion.clone());
+                }
+                self.usages.push(evaluated.usage);
+            }
+            Event::Initial(initial) => {
+                for accuracy in &initial.heads {
+                    self.head(&accuracy.head).initial.clone_from(&accuracy.per_experience);
                 }
             }
             Event::Traffic(traffic) => {
@@ -71,6 +89,41 @@ impl RunRecord {
             Event::Finished(finished) => self.finished = Some(finished.clone()),
             Event::Checkpointed { .. } | Event::Warning { .. } | Event::Waiting { .. } => {}
         }
+    }
+
+    /// The head of that name, a new one if it is not known yet.
+    fn head(&mut self, name: &str) -> &mut HeadRecord {
+        let known = self.heads.iter().position(|h| h.head == name);
+        let i = known.unwrap_or_else(|| {
+            self.heads.push(HeadRecord { head: name.to_owned(), ..Default::default() });
+            self.heads.len() - 1
+        });
+        &mut self.heads[i]
+    }
+
+    /// Test images of each experience.
+    pub fn n_test(&self) -> Vec<usize> {
+        self.started.iter().flat_map(|s| &s.n_test).map(|n| *n as usize).collect()
+    }
+
+    /// Names of all classes, by index.
+    pub fn classes(&self) -> Vec<String> {
+        self.started.as_ref().map(|s| s.classes.clone()).unwrap_or_default()
+    }
+
+    /// What all experiences took together. `None` if that is not known of one of them.
+    pub fn total_usage(&self) -> Option<Usage> {
+        let add = |total: Usage, usage: &Option<Usage>| {
+            let usage = usage.as_ref()?;
+            Some(Usage {
+                seconds: total.seconds + usage.seconds,
+                training_seconds: total.training_seconds + usage.training_seconds,
+                n_samples: total.n_samples + usage.n_samples,
+                cpu_seconds: total.cpu_seconds + usage.cpu_seconds,
+                energy_joules: total.energy_joules.zip(usage.energy_joules).map(|(a, b)| a + b),
+            })
+        };
+        if self.usages.is_empty() { None } else { self.usages.iter().try_fold(Usage::default(), add) }
     }
 
     pub fn name(&self) -> &str {

@@ -4,42 +4,89 @@ use std::fmt::Write as _;
 
 use super::record::{HeadRecord, LabRecord};
 
-/// Accuracies of every agent and head in every arm, and what was exchanged; accuracies in per cent.
+/// Accuracies of every agent and head in every arm, what the training took, and what was exchanged; accuracies in per
+/// cent.
 pub fn render(record: &LabRecord) -> String {
-    let mut text = String::new();
+    let mut text = format!("{}\n\n", record.title);
     let n = record.arms.iter().flat_map(|a| &a.agents).map(|r| r.n_experiences()).max().unwrap_or(0);
-    let _ = writeln!(text, "{}\n", record.title);
+    if n > 1 {
+        over_experiences(&mut text, record, n);
+    } else {
+        of_one_experience(&mut text, record);
+    }
+    text.push_str(&took(record));
+    text.push_str(&exchanged(record));
+    text
+}
+
+fn over_experiences(text: &mut String, record: &LabRecord, n: usize) {
     let _ = writeln!(text, "Average accuracy on the experiences trained so far (per cent)\n");
     let _ = write!(text, "{:<10} {:<8} {:<13}", "agent", "head", "");
     for i in 1..=n {
         let _ = write!(text, "{:>7}", format!("exp {i}"));
     }
-    let _ = writeln!(text, "{:>8}{:>12}", "final", "forgetting");
+    let _ = writeln!(text, "{:>8}{:>12}{:>8}", "final", "forgetting", "fwt");
+    lines(text, record, |head| {
+        let each = (0..n).map(|i| format!("{:>7}", percent(head.matrix.average_accuracy(i))));
+        let last = percent(head.stream.last().copied());
+        let forgetting = percent(head.matrix.forgetting());
+        let transfer = percent(head.matrix.forward_transfer(&head.initial));
+        format!("{}{last:>8}{forgetting:>12}{transfer:>8}", each.collect::<String>())
+    });
+    text.push_str(
+        "\nfinal: accuracy on all test images. forgetting: mean loss of accuracy on earlier experiences;\n\
+         negative where the head got better at them. fwt: forward transfer, mean accuracy on experiences just\n\
+         before they were trained, less that of the initial network.\n",
+    );
+}
+
+/// Where there is one experience alone, nothing can be forgotten or known before.
+fn of_one_experience(text: &mut String, record: &LabRecord) {
+    let _ = writeln!(text, "Accuracy on all test images (per cent)\n");
+    let _ = writeln!(text, "{:<10} {:<8} {:<13}{:>7}", "agent", "head", "", "final");
+    lines(text, record, |head| format!("{:>7}", percent(head.stream.last().copied())));
+}
+
+/// A line a head and arm.
+fn lines(text: &mut String, record: &LabRecord, numbers: impl Fn(&HeadRecord) -> String) {
     for (agent, head, records) in record.rows() {
         for (arm, head_record) in record.arms.iter().zip(records) {
             let Some(head_record) = head_record else { continue };
-            let _ = write!(text, "{agent:<10} {head:<8} {:<13}", arm.name);
-            text.push_str(&accuracies(head_record, n));
-            text.push('\n');
+            let _ = writeln!(text, "{agent:<10} {head:<8} {:<13}{}", arm.name, numbers(head_record));
         }
     }
-    let _ = writeln!(
-        text,
-        "\nfinal: accuracy on all test images. forgetting: mean loss of accuracy on earlier experiences;\nnegative where the head got better at them."
-    );
-    text.push_str(&exchanged(record));
-    text
 }
 
-fn accuracies(head: &HeadRecord, n: usize) -> String {
+fn percent(value: Option<f64>) -> String {
     // Adding 0 makes -0 a plain 0.
-    let percent = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v + 0.0));
-    let mut text = String::new();
-    for i in 0..n {
-        let _ = write!(text, "{:>7}", percent(head.matrix.average_accuracy(i)));
+    value.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v + 0.0))
+}
+
+/// Time, and energy where any agent could measure it, over all experiences.
+fn took(record: &LabRecord) -> String {
+    let runs = || record.arms.iter().flat_map(|arm| arm.agents.iter().map(move |run| (arm, run)));
+    let totals: Vec<_> =
+        runs().filter_map(|(arm, run)| Some((run.name(), &arm.name, run.total_usage()?))).collect();
+    if totals.is_empty() {
+        return String::new();
     }
-    let last = head.stream.last().copied();
-    let _ = write!(text, "{:>8}{:>12}", percent(last), percent(head.matrix.forgetting()));
+    let has_energy = totals.iter().any(|(_, _, usage)| usage.energy_joules.is_some());
+    let mut text = format!("\nTook\n\n{:<10} {:<8} {:<13}", "agent", "", "");
+    let _ = write!(text, "{:>9}{:>13}{:>11}", "seconds", "cpu seconds", "samples/s");
+    text.push_str(if has_energy { "      joules\n" } else { "\n" });
+    for (agent, arm, usage) in totals {
+        let rate = usage.samples_per_second().map_or("-".to_owned(), |rate| format!("{rate:.0}"));
+        let (wall, cpu) = (usage.seconds, usage.cpu_seconds);
+        let _ = write!(text, "{agent:<10} {:<8} {arm:<13}{wall:>9.1}{cpu:>13.1}{rate:>11}", "");
+        if has_energy {
+            let joules = usage.energy_joules.map_or("-".to_owned(), |joules| format!("{joules:.0}"));
+            let _ = write!(text, "{joules:>12}");
+        }
+        text.push('\n');
+    }
+    if has_energy {
+        text.push_str("\njoules: what the whole board drew meanwhile, with all that ran on it.\n");
+    }
     text
 }
 
