@@ -7,6 +7,7 @@ mod commands;
 mod data;
 mod embedded;
 mod exchange;
+mod metrics;
 mod models;
 mod mosquitto;
 mod outage;
