@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::consolidate::Knowledge;
 use crate::config::AgentConfig;
-use crate::data::view::ViewFn;
+use crate::data::view::cutmix::write_label;
+use crate::data::view::{ViewBatch, ViewFn};
 use crate::data::{DataSource, Dataset};
 use crate::draw::Draw;
 use crate::eval::metrics::{Confusion, argmax};
@@ -113,16 +114,16 @@ impl Learner {
         let k = self.n_classes;
         let Learner { session, source, views, knowledge, .. } = self;
         let batch = session.batch_mut(ids.len())?;
-        let _ = pool;
-        views.fill_batch(&source.train, &source.normalization, ids, view, batch.input);
-        batch.labels.fill(0.0);
+        let seen = ViewBatch { ids, view, pool };
+        let mixes = views.fill_batch(&source.train, &source.normalization, &seen, batch.input);
         batch.past_logits.fill(0.0);
         let mut n_taught = 0;
-        for (row, id) in ids.iter().enumerate() {
+        for (row, (id, mix)) in ids.iter().zip(&mixes).enumerate() {
             let of_row = row * k..(row + 1) * k;
-            let label = usize::from(source.train.label(*id));
             let kind = usize::from(row >= n_new);
-            batch.labels[of_row.clone()][label] = weights.labels[kind];
+            let labels = &mut batch.labels[of_row.clone()];
+            write_label(&source.train, *id, mix.as_ref(), labels);
+            labels.iter_mut().for_each(|label| *label *= weights.labels[kind]);
             let targets = &mut batch.teacher_logits[of_row.clone()];
             let taught = teacher(*id, view, targets);
             if !taught {
@@ -142,7 +143,11 @@ impl Learner {
             }
             if let Some(mask) = batch.class_mask.get_mut(of_row) {
                 mask.fill(0.0);
-                self.tasks[label].iter().for_each(|class| mask[usize::from(*class)] = 1.0);
+                // A sample and what is mixed into it may be of two tasks.
+                for id in std::iter::once(*id).chain(mix.map(|mix| mix.partner)) {
+                    let label = usize::from(source.train.label(id));
+                    self.tasks[label].iter().for_each(|class| mask[usize::from(*class)] = 1.0);
+                }
             }
         }
         if knowledge.asks_past_network() {
@@ -183,7 +188,9 @@ impl Learner {
     pub fn label(&mut self, ids: &[SampleId], view: View) -> Result<Vec<f32>, RuntimeError> {
         let Learner { session, views, source, .. } = self;
         let logits = session.logits(ids.len(), |input| {
-            views.fill_batch(&source.train, &source.normalization, ids, view, input);
+            // Nobody knows what a peer mixes its images with; `data.cutmix` is refused where there are peers.
+            let seen = ViewBatch { ids, view, pool: &[] };
+            views.fill_batch(&source.train, &source.normalization, &seen, input);
         })?;
         Ok(logits.cl)
     }
