@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are errors, and every value is checked before anything starts.
 
+mod class_order;
 mod data;
 mod distill;
 pub mod lab;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::data::DataConfig;
+pub use self::data::{ColorJitterConfig, DataConfig, GivenNormalization, Measured, NormalizationConfig};
 pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
 pub use self::optimizer::OptimizerConfig;
 pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
@@ -35,6 +36,20 @@ pub enum ConfigError {
     Value { path: PathBuf, key: &'static str, expected: &'static str, found: String },
     #[error("`{}`: two agents are called `{agent}`; give each a name of its own", .path.display())]
     DuplicateAgent { path: PathBuf, agent: String },
+    #[error(
+        "`{}`: `{agent}` has the class order of `{name}`, but this lab has {}; name one of them",
+        .path.display(), listed(.known)
+    )]
+    OrderOfNobody { path: PathBuf, agent: AgentId, name: String, known: Vec<String> },
+    #[error(
+        "`{}`: {} have each other's class order; give one of them a seed or a list",
+        .path.display(), listed(.names)
+    )]
+    OrderCircle { path: PathBuf, names: Vec<String> },
+}
+
+fn listed(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// A key, whether its value is fine, what it must be, what it is.
@@ -173,7 +188,8 @@ impl AgentConfig {
     /// # Errors
     /// [`ConfigError`], naming the file and the key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let config: AgentConfig = parse(path)?;
+        let mut config: AgentConfig = parse(path)?;
+        config.stream.class_order = class_order::of_file(path, config.stream.class_order)?;
         config.validate(path)?;
         Ok(config)
     }
@@ -186,7 +202,13 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 10] = [
+        let checks: [Check; 11] = [
+            (
+                "data.cutmix",
+                self.data.cutmix == 0.0 || !exchange.enabled,
+                "0 with the exchange, as a peer cannot know what an image is mixed with; use a [teacher] of the agent's own, or exchange.enabled = false",
+                self.data.cutmix.to_string(),
+            ),
             (
                 "teacher.models",
                 self.teacher.models.is_empty() || !exchange.enabled,

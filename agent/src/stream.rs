@@ -1,16 +1,19 @@
-//! Streams of experiences: which classes come when, which samples make a mini-batch, what is remembered.
+//! Streams of experiences: which samples there are, when they come, which make a mini-batch, what is remembered.
 //!
 //! `docs/streams.md` states every format here exactly.
 
 pub mod batches;
+mod domain;
+mod experience;
 pub mod herding;
 pub mod memory;
+mod prepared;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::Dataset;
-use crate::draw::Draw;
-use crate::ids::SampleId;
+pub use self::experience::{Experience, ExperienceStream};
+pub use self::prepared::prepared;
+use crate::data::ImageShape;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -20,151 +23,85 @@ pub enum StreamError {
     NotDivisible { classes: usize, experiences: usize },
     #[error("class order: expected every class from 0 to {} once, found {found:?}", .classes - 1)]
     ClassOrder { classes: usize, found: Vec<u16> },
+    #[error(
+        "class order: expected a seed or a list, found that of `{name}`, whose configuration was not read"
+    )]
+    OrderOfAnother { name: String },
     #[error("class `{class}` has no {split} samples")]
     EmptyClass { class: String, split: &'static str },
+    #[error(
+        "class `{class}` has {found} {split} samples, fewer than the {experiences} experiences that each need one; \
+         choose a smaller `stream.experiences`"
+    )]
+    TooFewForDomains { class: String, split: &'static str, found: usize, experiences: usize },
+    #[error(
+        "class `{class}` has 1 training sample in an experience, and none can be held out; expected at least 2, or \
+         `stream.validation` = 0"
+    )]
+    TooFewForValidation { class: String },
+    #[error("`data.classes`: expected at most the {found} classes of the data, found {expected}")]
+    TooFewClasses { expected: usize, found: usize },
+    #[error(
+        "`{key}` = {expected}, but class `{class}` has {found} samples; choose {found} or fewer, or 0 for all"
+    )]
+    TooFewSamples { key: &'static str, class: String, expected: usize, found: usize },
+    #[error(
+        "`stream.domains` = \"rotate\" turns square images by quarters, found images of {shape}; use \"permute\""
+    )]
+    NotSquare { shape: ImageShape },
+    #[error("`data.normalization`: expected a mean and a std for each of {channels} channels, found {found}")]
+    Normalization { channels: u16, found: usize },
+    #[error(
+        "`data.color_jitter`: contrast and saturation need 1 channel or 3 (red, green, blue), found images of \
+         {shape}; leave both at 0"
+    )]
+    NoGrey { shape: ImageShape },
+}
+
+/// What differs between the experiences of a stream (van de Ven & Tolias 2019: the three scenarios).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamKind {
+    /// Each experience has classes of its own; which experience a test sample is of is not known.
+    ClassIncremental,
+    /// Each experience has classes of its own; which experience a sample is of is known, in training and testing.
+    TaskIncremental,
+    /// Each experience has all classes, from a domain of its own.
+    DomainIncremental,
+}
+
+/// What a domain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Domains {
+    /// Samples of its own.
+    Instances,
+    /// Samples of its own, turned by as many quarters as there were domains before.
+    Rotate,
+    /// Samples of its own, their pixels in an order of its own; that of the first domain stays (Permuted MNIST).
+    Permute,
 }
 
 /// The order in which classes come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a seed (a whole number from 0 on) or a list of all class indices")]
+#[serde(
+    untagged,
+    expecting = "expected a seed (a whole number from 0 on), a list of all class indices, or whose order it is"
+)]
 pub enum ClassOrder {
     /// A shuffle of all classes.
     Seed(u64),
     List(Vec<u16>),
+    /// That of another agent: of this name in a lab, or of this file. Reading a configuration puts its order here.
+    SameAs(String),
 }
 
-/// One chunk of the stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Experience {
-    pub classes: Vec<u16>,
-    /// In the order of the data set.
-    pub train: Vec<SampleId>,
-    /// Held out of the training split.
-    pub validation: Vec<SampleId>,
-    /// Indices into the test split.
-    pub test: Vec<SampleId>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExperienceStream {
-    experiences: Vec<Experience>,
-}
-
-impl ExperienceStream {
-    /// Disjoint classes in each experience, equally many, one head over all of them.
-    ///
-    /// # Errors
-    /// [`StreamError`] if the classes do not divide, the order is none, or a class is empty.
-    pub fn class_incremental(
-        train: &Dataset,
-        test: &Dataset,
-        n_experiences: usize,
-        order: &ClassOrder,
-    ) -> Result<Self, StreamError> {
-        let n_classes = train.classes.len();
-        if n_experiences == 0 || n_classes == 0 || !n_classes.is_multiple_of(n_experiences) {
-            return Err(StreamError::NotDivisible { classes: n_classes, experiences: n_experiences });
+impl std::fmt::Display for ClassOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ClassOrder::Seed(seed) => write!(f, "{seed}"),
+            ClassOrder::List(list) => write!(f, "{list:?}"),
+            ClassOrder::SameAs(name) => write!(f, "`{name}`"),
         }
-        let classes = ordered_classes(n_classes, order)?;
-        let mut experiences = Vec::with_capacity(n_experiences);
-        for classes in classes.chunks_exact(n_classes / n_experiences) {
-            experiences.push(Experience {
-                train: samples_of(train, classes, "training")?,
-                validation: Vec::new(),
-                test: samples_of(test, classes, "test")?,
-                classes: classes.to_vec(),
-            });
-        }
-        Ok(ExperienceStream { experiences })
-    }
-
-    pub fn experiences(&self) -> &[Experience] {
-        &self.experiences
-    }
-
-    /// Whether the task is known, in training and in testing.
-    pub fn tells_tasks(&self) -> bool {
-        false
-    }
-
-    /// For each class, the classes of its task; empty where the task is not known.
-    pub fn classes_of_tasks(&self) -> Vec<Vec<u16>> {
-        Vec::new()
-    }
-}
-
-fn ordered_classes(n_classes: usize, order: &ClassOrder) -> Result<Vec<u16>, StreamError> {
-    let all: Vec<u16> = (0..n_classes).map(|c| c as u16).collect();
-    match order {
-        ClassOrder::Seed(seed) => {
-            let mut classes = all;
-            Draw::new(*seed, "class-order").shuffle(&mut classes, &[]);
-            Ok(classes)
-        }
-        ClassOrder::List(list) => {
-            let mut sorted = list.clone();
-            sorted.sort_unstable();
-            if sorted == all {
-                Ok(list.clone())
-            } else {
-                Err(StreamError::ClassOrder { classes: n_classes, found: list.clone() })
-            }
-        }
-    }
-}
-
-fn samples_of(data: &Dataset, classes: &[u16], split: &'static str) -> Result<Vec<SampleId>, StreamError> {
-    if let Some(class) = classes.iter().find(|class| !data.labels.contains(class)) {
-        return Err(StreamError::EmptyClass { class: data.classes[usize::from(*class)].clone(), split });
-    }
-    let ids = (0_u32..).zip(&data.labels).filter(|(_, label)| classes.contains(label));
-    Ok(ids.map(|(id, _)| SampleId(id)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn digits() -> crate::data::DataSource {
-        crate::data::load("digits").unwrap()
-    }
-
-    fn stream(n: usize, order: &ClassOrder) -> Result<ExperienceStream, StreamError> {
-        let source = digits();
-        ExperienceStream::class_incremental(&source.train, &source.test, n, order)
-    }
-
-    #[test]
-    fn every_sample_is_in_one_experience() {
-        let source = digits();
-        let stream = stream(5, &ClassOrder::Seed(3)).unwrap();
-        let mut train: Vec<u32> =
-            stream.experiences().iter().flat_map(|e| e.train.iter().map(|id| id.0)).collect();
-        train.sort_unstable();
-        assert_eq!(train, (0..source.train.len() as u32).collect::<Vec<_>>());
-        for experience in stream.experiences() {
-            assert_eq!(experience.classes.len(), 2);
-            assert!(experience.test.iter().all(|id| experience.classes.contains(&source.test.label(*id))));
-        }
-    }
-
-    #[test]
-    fn a_list_is_taken_as_it_is_and_seeds_differ() {
-        let list: Vec<u16> = vec![9, 1, 2, 3, 4, 5, 6, 7, 8, 0];
-        let listed = stream(5, &ClassOrder::List(list)).unwrap();
-        assert_eq!(listed.experiences()[0].classes, [9, 1]);
-        let order = |seed| {
-            let stream = stream(5, &ClassOrder::Seed(seed)).unwrap();
-            stream.experiences().iter().flat_map(|e| e.classes.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(order(1), order(1));
-        assert_ne!(order(1), order(2));
-    }
-
-    #[test]
-    fn impossible_streams_are_refused() {
-        let refused = |n, order| stream(n, &order).unwrap_err().to_string();
-        assert!(refused(3, ClassOrder::Seed(0)).contains("10 classes do not divide into 3"));
-        assert!(refused(5, ClassOrder::List(vec![1, 2])).contains("expected every class from 0 to 9 once"));
     }
 }

@@ -19,6 +19,7 @@ use crate::stream::{ExperienceStream, StreamError};
 /// Data as the configuration names it, and fit for its augmentation.
 pub(super) fn load_data(config: &AgentConfig) -> Result<DataSource, AgentError> {
     let source = crate::data::load(&config.data.source)?;
+    let source = crate::stream::prepared(source, &config.data, &config.stream)?;
     let shape = source.train.shape;
     if u16::from(config.data.crop_padding) >= shape.height.min(shape.width) {
         return Err(AgentError::CropPadding { padding: config.data.crop_padding, shape });
@@ -57,16 +58,11 @@ pub(super) fn load_model(config: &AgentConfig, source: &DataSource) -> Result<Du
 
 /// The stream that the configuration names, as the strategy sees it.
 pub(super) fn stream(config: &AgentConfig, source: &DataSource) -> Result<ExperienceStream, StreamError> {
-    let n_experiences = match config.strategy.strategy().trains_on {
+    let experiences = match config.strategy.strategy().trains_on {
         TrainsOn::Everything => 1,
         TrainsOn::Experience | TrainsOn::SeenSoFar => config.stream.experiences,
     };
-    ExperienceStream::class_incremental(
-        &source.train,
-        &source.test,
-        n_experiences,
-        &config.stream.class_order,
-    )
+    ExperienceStream::new(source, &StreamConfig { experiences, ..config.stream.clone() })
 }
 
 /// That there are as many teachers as experiences, or one, and that each fits the data.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{AgentConfig, ConfigError, parse};
+use super::{AgentConfig, ConfigError, class_order, parse};
 
 /// Configuration of `dkt testbed`.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +58,6 @@ impl LabConfig {
             if file.broker != EMBEDDED {
                 file.broker.clone_into(&mut config.exchange.broker);
             }
-            config.validate(path)?;
             if !names.insert(config.agent.clone()) {
                 return Err(ConfigError::DuplicateAgent {
                     path: path.to_owned(),
@@ -75,6 +74,8 @@ impl LabConfig {
                 found: "none".to_owned(),
             });
         }
+        class_order::of_lab(path, &mut agents)?;
+        agents.iter().try_for_each(|agent| agent.validate(path))?;
         Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents })
     }
 }
