@@ -19,6 +19,7 @@ mod runtimes;
 mod shipped;
 mod steps;
 mod strategies;
+mod streams;
 mod testbed;
 
 use std::ffi::OsStr;

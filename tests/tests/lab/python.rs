@@ -1,4 +1,4 @@
-//! Training graphs as Python sees them: the specification's checker, and the contract's own example.
+//! What the pages promise, in Python: training graphs by the specification's checker, and the pages' own examples.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,9 @@ use onnx_grad::{Clip, Dropout, LossScale, Optimizer, Precision, Recompute};
 fn python<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let packages =
         std::env::var_os("DKT_TEST_PYTHONPATH").map_or_else(|| repository(".python"), PathBuf::from);
-    assert!(packages.join("onnx").is_dir(), "`make python` brings the Python packages of the tests");
+    for package in ["onnx", "blake3"] {
+        assert!(packages.join(package).is_dir(), "`make python` brings the Python packages of the tests");
+    }
     let mut command = Command::new("python3");
     command.args(arguments).env("PYTHONPATH", packages).env("ORT_DISABLE_TELEMETRY", "1");
     command
@@ -181,4 +183,46 @@ fn the_example_of_the_contract_trains() {
         assert!(mean(&losses[60..]) < mean(&losses[..20]), "{options}: it does not learn: {losses:?}");
         assert!(fs::read(path("state.safetensors")).unwrap() != before, "{options}: the state was not saved");
     }
+}
+
+/// Rows of the tables of a page, and of what a program prints.
+fn rows(text: &str) -> Vec<String> {
+    let cells = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        cells.join(" | ").trim_end_matches([' ', '|']).to_owned()
+    };
+    text.lines().filter(|line| line.starts_with('|')).map(cells).collect()
+}
+
+#[test]
+fn the_example_of_the_streams_gives_the_values_of_their_page() {
+    let page = fs::read_to_string(repository("docs/streams.md")).unwrap();
+    let output = run(python([repository("docs/streams_example.py")]));
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let (page_rows, printed) = (rows(&page), rows(&output.stdout));
+    assert!(printed.len() > 15, "{}", output.stdout);
+    for row in &printed {
+        assert!(page_rows.contains(row), "the page has no row `{row}`");
+    }
+    for line in output.stdout.lines().filter_map(|line| line.strip_prefix("data digest ")) {
+        assert!(page.contains(line), "the page has no digest {line}");
+    }
+}
+
+#[test]
+fn the_short_example_of_the_streams_prints_what_the_page_says() {
+    let page = fs::read_to_string(repository("docs/streams.md")).unwrap();
+    let (_, after) = page.split_once("```python\n").expect("the page has an example");
+    let output = run(python(["-c", after.split_once("```").unwrap().0]));
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let numbers: Vec<&str> =
+        output.stdout.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
+    assert_eq!(numbers.len(), 11, "{}", output.stdout);
+    let worked = page.split("## Worked example").nth(1).unwrap();
+    let table: Vec<&str> =
+        worked.split("```").next().unwrap().lines().filter(|l| l.starts_with('|')).collect();
+    let cell = |row: usize| table[row].trim_matches('|').split('|').nth(1).unwrap().trim().to_owned();
+    let said: Vec<String> =
+        (2..6).flat_map(|row| cell(row).split(", ").map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert_eq!(numbers, said);
 }

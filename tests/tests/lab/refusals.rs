@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::dkt;
 
 /// Checks the exit code and that the one line on standard error has all of `says`.
-fn check(what: &str, output: &Output, code: i32, says: &[&str]) {
+pub fn check(what: &str, output: &Output, code: i32, says: &[&str]) {
     assert_eq!(output.code, Some(code), "{what}: {output:?}");
     assert_eq!(output.stdout, "", "{what}");
     // Whoever waits for a connection says so before.
@@ -31,28 +31,28 @@ fn check(what: &str, output: &Output, code: i32, says: &[&str]) {
 }
 
 /// A folder, and what runs in it.
-struct Case {
-    folder: TempDir,
+pub struct Case {
+    pub folder: TempDir,
 }
 
 impl Case {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Case { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs an agent without exchange, changed by `change`.
-    fn agent(&self, change: impl FnOnce(&mut AgentConfig)) -> Output {
+    pub fn agent(&self, change: impl FnOnce(&mut AgentConfig)) -> Output {
         let mut config = config::alone(self.folder.path(), "alice");
         change(&mut config);
         self.run(&config::write(self.folder.path(), &config))
     }
 
     /// Runs an agent by the text of its configuration.
-    fn text(&self, text: &str) -> Output {
+    pub fn text(&self, text: &str) -> Output {
         let file = self.path("agent.toml");
         fs::write(&file, text).unwrap();
         self.run(&file)
