@@ -11,6 +11,7 @@ mod features;
 pub mod heads;
 pub mod init;
 pub mod inspect;
+pub mod layers;
 mod losses;
 pub mod notes;
 pub mod step;
