@@ -5,6 +5,7 @@
 //! and learns from their soft targets. [`agent`] holds the loop, [`eval`] and [`report`] say how good it was.
 
 pub mod agent;
+pub mod analysis;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -6,6 +6,7 @@
 
 mod importance;
 mod past;
+mod activations;
 mod probe;
 mod teacher;
 mod training;
@@ -23,6 +24,7 @@ use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor};
 
 pub use self::importance::ImportanceSession;
+pub use self::activations::{Activation, ActivationProbe};
 pub use self::probe::LossProbe;
 pub use self::teacher::FrozenTeacher;
 pub use self::training::{StepCounts, TrainSession};
