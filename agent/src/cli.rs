@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit codes and one clear message out.
 
+mod analyse;
 mod broker;
 mod data;
 mod eval;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::AgentError;
+use crate::analysis::AnalysisError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::durable::WriteError;
@@ -52,6 +54,9 @@ enum Command {
     /// Inspect data sets
     #[command(subcommand)]
     Data(data::Command),
+    /// Analyse what trained networks have learned: similarity of layers, features in the plane
+    #[command(subcommand)]
+    Analyse(analyse::Command),
     /// List, build, inspect and prepare networks
     #[command(subcommand)]
     Model(model::Command),
@@ -76,6 +81,8 @@ pub(crate) enum CliError {
     Stream(#[from] StreamError),
     #[error(transparent)]
     Eval(#[from] EvalError),
+    #[error(transparent)]
+    Analysis(AnalysisError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -123,7 +130,9 @@ impl CliError {
             None => {}
         }
         match self {
-            CliError::SameFile { .. } | CliError::OptionNeeds { .. } => USAGE,
+            CliError::SameFile { .. }
+            | CliError::OptionNeeds { .. }
+            | CliError::Analysis(AnalysisError::Pairs { .. } | AnalysisError::Perplexity { .. }) => USAGE,
             CliError::Config(_) | CliError::Stream(_) => CONFIG,
             CliError::Data(DataError::Unknown { .. }) => NO_INPUT,
             CliError::Model(_)
@@ -132,7 +141,8 @@ impl CliError {
             | CliError::Read(_)
             | CliError::Data(_)
             | CliError::DamagedFiles { .. }
-            | CliError::Eval(_) => DATA,
+            | CliError::Eval(_)
+            | CliError::Analysis(_) => DATA,
             CliError::Runtime(e) => match e {
                 RuntimeError::LibraryNotFound { .. }
                 | RuntimeError::LoadLibrary { .. }
@@ -201,6 +211,25 @@ impl From<AgentError> for CliError {
     }
 }
 
+/// An analysis's errors are those of its parts, and its own about models and data.
+impl From<AnalysisError> for CliError {
+    fn from(error: AnalysisError) -> Self {
+        match error {
+            AnalysisError::Model(e) => CliError::Model(e),
+            AnalysisError::Read(e) => CliError::Read(e),
+            AnalysisError::Data(e) => CliError::Data(e),
+            AnalysisError::Runtime(e) => CliError::Runtime(e),
+            AnalysisError::Samples { .. }
+            | AnalysisError::Images { .. }
+            | AnalysisError::ClassNames { .. }
+            | AnalysisError::NotFinite { .. }
+            | AnalysisError::Rows { .. }
+            | AnalysisError::Pairs { .. }
+            | AnalysisError::Perplexity { .. } => CliError::Analysis(error),
+        }
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -218,6 +247,7 @@ pub fn main() -> ExitCode {
         Command::Broker(arguments) => broker::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Data(command) => data::run(command),
+        Command::Analyse(command) => analyse::run(command),
         Command::Model(command) => model::run(command),
     };
     match result {

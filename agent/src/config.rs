@@ -210,6 +210,12 @@ impl AgentConfig {
                 self.data.cutmix.to_string(),
             ),
             (
+                "train.early_stopping.patience",
+                self.train.early_stopping.patience == 0 || self.stream.validation > 0.0,
+                "0, or `stream.validation` above 0: what is held out tells when to stop",
+                self.train.early_stopping.patience.to_string(),
+            ),
+            (
                 "teacher.models",
                 self.teacher.models.is_empty() || !exchange.enabled,
                 "empty, or `exchange.enabled` false: the student head has one kind of teacher",

@@ -11,11 +11,11 @@ use crate::durable;
 use crate::ids::{SampleId, View};
 use crate::strategy::schedule::stepped;
 use crate::strategy::{
-    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Mixing, NOISE_ETA, NOISE_GAMMA, TEMPERATURE,
-    TrainsOn,
+    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Importance, Mixing, NOISE_ETA, NOISE_GAMMA, Retention,
+    TEMPERATURE, TrainsOn,
 };
 use crate::stream::batches::{BatchPlan, epoch_batches};
-use crate::telemetry::event::{Evaluated, Event, HeadAccuracy, Initial, Usage};
+use crate::telemetry::event::{Epoch, Evaluated, Event, HeadAccuracy, Initial, Usage};
 use crate::train::checkpoint::Position;
 use crate::train::runtime::{FrozenTeacher, Scalars};
 
@@ -212,7 +212,7 @@ impl Agent<'_> {
         }
         let validation = self.stream.experiences()[experience].validation.clone();
         let accuracy = self.learner.validate(&validation)?;
-        self.report_epoch(experience as u32, epoch, &scalars);
+        self.report_epoch(experience as u32, epoch, &scalars, accuracy);
         let patience = self.config.train.early_stopping.patience;
         let margin = self.config.train.early_stopping.margin;
         let is_over = stage == Stage::Training
@@ -271,12 +271,23 @@ impl Agent<'_> {
         (eta / (1.0 + t as f64).powf(gamma)) as f32
     }
 
-    fn report_epoch(&mut self, experience: u32, epoch: u32, scalars: &Scalars) {
-        let _ = scalars;
-        let n_peers = self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32);
+    fn report_epoch(&mut self, experience: u32, epoch: u32, scalars: &Scalars, validation: Option<f64>) {
+        let strategy = self.config.strategy.strategy();
+        let of = Epoch {
+            experience,
+            epoch,
+            step: self.position.step,
+            n_peers: self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32),
+            learning_rate: Some(scalars.learning_rate),
+            distill_weight: Some(scalars.distill_weight),
+            validation_accuracy: validation,
+            loss_retention: (strategy.retention != Retention::None).then_some(0.0),
+            loss_penalty: (strategy.importance != Importance::None).then_some(0.0),
+            ..Epoch::default()
+        };
         let sums = std::mem::take(&mut self.sums);
         self.usage.trained(sums.n_rows, sums.seconds);
-        let epoch = sums.means(experience, epoch, self.position.step, n_peers);
+        let epoch = sums.means(of);
         self.epochs.push(epoch.clone());
         self.emit(Event::Epoch(epoch));
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AgentConfig, Check, MAX_BATCH};
 use crate::strategy::{self, Constant, Importance, NOISE_ETA, Rehearsal, Retention, STRATEGIES, Strategy};
+use crate::stream::StreamKind;
 use crate::stream::memory::Selection;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,7 +141,8 @@ impl AgentConfig {
             fisher: matches!(strategy.importance, Importance::Fisher | Importance::OnlineFisher),
             path_integral: strategy.importance == Importance::PathIntegral,
             gradient_noise: strategy.gradient_noise && self.strategy.get(&NOISE_ETA) > 0.0,
-            features: selection == Selection::Herding && capacity > 0,
+            class_mask: self.stream.kind == StreamKind::TaskIncremental,
+        features: selection == Selection::Herding && capacity > 0,
             ..self.train.step_options()
         }
     }

@@ -11,7 +11,7 @@ use super::table;
 use crate::durable::{self, WriteError};
 use crate::telemetry::event::{Epoch, Traffic};
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 :root { color-scheme: light dark; }
 body { font-family: system-ui, sans-serif; line-height: 1.5; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 pre { overflow-x: auto; padding: 1rem; border: 1px solid #8884; border-radius: 6px; }
@@ -138,7 +138,7 @@ fn curves(html: &mut String, lines: &[Line], axes: &Axes<'_>, caption: &str) {
     }
 }
 
-fn figure(html: &mut String, svg: Result<String, Box<dyn std::error::Error>>, caption: &str) {
+pub(super) fn figure(html: &mut String, svg: Result<String, Box<dyn std::error::Error>>, caption: &str) {
     match svg {
         Ok(svg) => {
             let _ = writeln!(html, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(caption));

@@ -1,7 +1,13 @@
 //! Plots as SVG text.
 
+mod heatmap;
+mod scatter;
+
 use plotters::coord::Shift;
 use plotters::prelude::*;
+
+pub(super) use self::heatmap::{Heatmap, heatmap};
+pub(super) use self::scatter::{MAX_NAMED_CLASSES, Mark, scatter};
 
 /// Okabe and Ito's palette: distinct for all common kinds of colour vision.
 const PALETTE: [RGBColor; 7] = [

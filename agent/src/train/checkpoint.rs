@@ -68,6 +68,9 @@ pub struct Position {
 pub struct EpochSums {
     /// Of the whole, the continual-learning head's and the student head's losses, batch by batch.
     pub losses: [f64; 3],
+    /// Of what keeps the past: distance to earlier answers, and to earlier parameters.
+    #[serde(default)]
+    pub losses_of_past: [f64; 2],
     pub n_batches: u32,
     pub n_rows: u64,
     /// Rows that had a teacher.
@@ -83,30 +86,36 @@ impl EpochSums {
         if report.skipped {
             self.n_skipped += 1;
         } else {
-            for (sum, loss) in self.losses.iter_mut().zip([report.loss, report.loss_cl, report.loss_st]) {
-                *sum += f64::from(loss);
-            }
+            let add = |sum: &mut f64, loss: f32| *sum += f64::from(loss);
+            let [whole, cl, student] = &mut self.losses;
+            let [retention, penalty] = &mut self.losses_of_past;
+            add(whole, report.loss);
+            add(cl, report.loss_cl);
+            add(student, report.loss_st);
+            add(retention, report.loss_retention);
+            add(penalty, report.loss_penalty);
             self.n_batches += 1;
         }
         self.n_rows += n_rows as u64;
         self.n_taught += n_taught as u64;
     }
 
-    pub fn means(&self, experience: u32, epoch: u32, step: u64, n_peers: u32) -> Epoch {
-        let [loss, loss_cl, loss_st] = self.losses.map(|sum| (sum / f64::from(self.n_batches.max(1))) as f32);
+    /// The epoch's means, in the epoch that `of` says.
+    pub fn means(&self, of: Epoch) -> Epoch {
+        let mean = |sum: f64| (sum / f64::from(self.n_batches.max(1))) as f32;
+        let [loss, loss_cl, loss_st] = self.losses.map(mean);
+        let [retention, penalty] = self.losses_of_past.map(mean);
         let n_rows = self.n_rows as f64;
         Epoch {
-            experience,
-            epoch,
-            step,
             loss,
             loss_cl,
             loss_st,
+            loss_retention: of.loss_retention.map(|_| retention),
+            loss_penalty: of.loss_penalty.map(|_| penalty),
             teacher_share: (self.n_taught as f64 / n_rows.max(1.0)) as f32,
             samples_per_second: (n_rows / self.seconds.max(1e-6)) as f32,
-            n_peers,
             n_skipped: self.n_skipped,
-            ..Epoch::default()
+            ..of
         }
     }
 }

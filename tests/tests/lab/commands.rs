@@ -15,6 +15,7 @@ fn help_names_every_command_and_every_exit_code() {
         "broker   Run an MQTT broker",
         "eval     Evaluate a dual-head ONNX model on test data, without ONNX Runtime",
         "data     Inspect data sets",
+        "analyse  Analyse what trained networks have learned",
         "model    List, build, inspect and prepare networks",
         "Exit codes: 0 done;",
         "DKT_LOG",
@@ -25,7 +26,7 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn each_command_explains_its_arguments() {
-    let table: [(&[&str], &[&str]); 12] = [
+    let table: [(&[&str], &[&str]); 13] = [
         (
             &["run"],
             &["<AGENT.toml>", "--progress", "bar", "plain", "json", "one event a line on standard output"],
@@ -35,6 +36,21 @@ fn each_command_explains_its_arguments() {
         (&["eval"], &["<MODEL.onnx>", "--data <DATA>", "docs/data.md", "--json"]),
         (&["data"], &["inspect", "Read a data set and describe it"]),
         (&["data", "inspect"], &["<DATA>", "--json", "Exit code 65 if files are damaged"]),
+        (
+            &["analyse", "cka"],
+            &[
+                "[MODEL_A.onnx]",
+                "--teacher <MODEL.onnx>...",
+                "--student <MODEL.onnx>...",
+                "--samples",
+                "512",
+                "runs/analysis",
+            ],
+        ),
+        (
+            &["analyse", "tsne"],
+            &["<MODEL.onnx>...", "--head <HEAD>", "--perplexity", "30", "--iterations", "--seed"],
+        ),
         (&["model"], &["list", "build", "inspect", "attach-heads", "derive", "check"]),
         (&["model", "build"], &["<NETWORK>", "--output <MODEL.onnx>", "--seed", "--classes", "<CxHxW>"]),
         (&["model", "inspect"], &["<MODEL.onnx>", "--parameters", "whether the network can be trained"]),

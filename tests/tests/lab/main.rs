@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod analysis;
 mod commands;
 mod data;
 mod embedded;
