@@ -202,7 +202,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 11] = [
+        let checks: [Check; 12] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,

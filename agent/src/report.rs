@@ -1,7 +1,7 @@
 //! What a run or a lab came to: tables for the terminal, a CSV and a JSON file, an HTML page.
 
-mod heat_map;
 pub mod analysis;
+mod heat_map;
 pub mod html;
 mod measures;
 pub mod metrics_csv;

@@ -11,8 +11,8 @@ use crate::durable;
 use crate::ids::{SampleId, View};
 use crate::strategy::schedule::stepped;
 use crate::strategy::{
-    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Importance, Mixing, NOISE_ETA, NOISE_GAMMA, Retention,
-    TEMPERATURE, TrainsOn,
+    ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Importance, Mixing, NOISE_ETA, NOISE_GAMMA,
+    Retention, TEMPERATURE, TrainsOn,
 };
 use crate::stream::batches::{BatchPlan, epoch_batches};
 use crate::telemetry::event::{Epoch, Evaluated, Event, HeadAccuracy, Initial, Usage};

@@ -142,7 +142,7 @@ impl AgentConfig {
             path_integral: strategy.importance == Importance::PathIntegral,
             gradient_noise: strategy.gradient_noise && self.strategy.get(&NOISE_ETA) > 0.0,
             class_mask: self.stream.kind == StreamKind::TaskIncremental,
-        features: selection == Selection::Herding && capacity > 0,
+            features: selection == Selection::Herding && capacity > 0,
             ..self.train.step_options()
         }
     }

@@ -61,7 +61,7 @@ pub fn inspect(spec: &str, on_progress: &(dyn Fn(usize, usize) + Sync)) -> Resul
     let source = DataSource::new(train, splits.test)?;
     let (train, test) = (&source.train, &source.test);
     let in_train = hashes(train);
-    let augmentation = Augmentation { crop_padding: 0, flip: false };
+    let augmentation = Augmentation::default();
     let digest = || ViewFn::new(train, augmentation).digest().to_string();
     Ok(Inspection {
         format: format.name,

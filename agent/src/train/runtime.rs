@@ -4,9 +4,9 @@
 //! Every state tensor has two buffers. A step reads one and writes the other (`<name>` and `<name>.next` of
 //! the training graph), then the two change roles; no parameter passes through the host.
 
+mod activations;
 mod importance;
 mod past;
-mod activations;
 mod probe;
 mod teacher;
 mod training;
@@ -23,8 +23,8 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor};
 
-pub use self::importance::ImportanceSession;
 pub use self::activations::{Activation, ActivationProbe};
+pub use self::importance::ImportanceSession;
 pub use self::probe::LossProbe;
 pub use self::teacher::FrozenTeacher;
 pub use self::training::{StepCounts, TrainSession};
