@@ -33,7 +33,8 @@ pub(super) fn confusion(counts: &[Vec<u64>], order: &ClassOrder) -> String {
     let n = order.classes.len();
     let cell = (SIDE / n.max(1)).clamp(SMALLEST_CELL, LARGEST_CELL);
     let font = (cell - 1).min(12);
-    let margin = LABEL_CHARS * font * 6 / 10 + 8;
+    let n_chars = order.classes.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+    let margin = n_chars.min(LABEL_CHARS) * font * 6 / 10 + 8;
     let (side, size) = (cell * n, cell * n + margin + 4);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{size}\" height=\"{size}\" viewBox=\"0 0 {size} {size}\" \

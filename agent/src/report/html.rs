@@ -19,6 +19,7 @@ figure { display: inline-block; margin: 0.5rem 1rem 0.5rem 0; vertical-align: to
 figcaption { font-size: 0.9rem; }
 svg { background: white; border-radius: 6px; max-width: 100%; height: auto; }
 table { border-collapse: collapse; } td, th { padding: 0.15rem 0.8rem 0.15rem 0; text-align: left; }
+td { white-space: nowrap; } td:last-child { white-space: normal; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 ";
 
