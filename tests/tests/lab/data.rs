@@ -29,7 +29,7 @@ fn pets() -> TempDir {
         ("train/cat/2.png", "colour.png"),
         ("train/dog/1.jpg", "colour.jpg"),
         ("test/cat/1.png", "colour.png"),
-        ("test/dog/1.jpg", "progressive.jpg"),
+        ("test/dog/1.jpg", "grey.jpg"),
     ] {
         write(folder.path(), name, &fixture(image));
     }
