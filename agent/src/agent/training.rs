@@ -304,6 +304,8 @@ impl Agent<'_> {
             let path = Path::new(MODELS_DIR).join(format!("experience-{}.onnx", experience + 1));
             self.write_model(&path)?;
         }
+        // What was done since training ended is in no experience.
+        self.usage.begin(Usage::default());
         let step = self.position.step;
         self.position = Position {
             experience: experience as u32 + 1,
@@ -330,8 +332,6 @@ impl Agent<'_> {
     fn evaluate(&mut self, experience: usize) -> Result<(), AgentError> {
         let usage = Some(self.usage.end());
         let heads = self.learner.evaluate(self.stream.experiences())?;
-        // The evaluation is in no experience.
-        self.usage.begin(Usage::default());
         let evaluated = Evaluated { experience: experience as u32, heads, usage };
         self.evaluated.push(evaluated.clone());
         self.emit(Event::Evaluated(evaluated));

@@ -26,7 +26,7 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn each_command_explains_its_arguments() {
-    let table: [(&[&str], &[&str]); 13] = [
+    let table: [(&[&str], &[&str]); 14] = [
         (
             &["run"],
             &["<AGENT.toml>", "--progress", "bar", "plain", "json", "one event a line on standard output"],
