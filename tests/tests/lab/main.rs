@@ -8,6 +8,7 @@ mod commands;
 mod data;
 mod embedded;
 mod exchange;
+mod learning;
 mod metrics;
 mod models;
 mod mosquitto;

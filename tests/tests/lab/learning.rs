@@ -1,0 +1,234 @@
+//! Every strategy in whole agents: what it trains on, what it comes to, and that a run which was stopped ends as one
+//! which was not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use dkt_agent::config::{AgentConfig, OptimizerConfig};
+use dkt_agent::strategy::schedule::{Every, LearningRateSchedule};
+use dkt_agent::strategy::{STRATEGIES, TrainsOn};
+use dkt_agent::stream::memory::Selection;
+use dkt_agent::telemetry::event::{Epoch, Event};
+use dkt_models::DualHead;
+use dkt_tests::config;
+use dkt_tests::process::Ended;
+use onnx_grad::graph::Graph;
+
+use crate::start;
+
+fn agent(root: &Path, strategy: &str) -> AgentConfig {
+    let mut config = config::alone(root, "alice");
+    config.strategy.name = strategy.to_owned();
+    config.stream.experiences = 5;
+    config.replay.capacity = None;
+    config.data.samples_per_class = 40;
+    // What belongs to a strategy is as short as the rest.
+    for constant in config.strategy.strategy().constants {
+        if constant.name == "finetune_epochs" {
+            config.strategy.constants.insert("finetune_epochs".to_owned(), 2.0);
+        }
+    }
+    config
+}
+
+fn epochs(ended: &Ended) -> Vec<Epoch> {
+    let epoch = |event: &'_ Event| if let Event::Epoch(epoch) = event { Some(epoch.clone()) } else { None };
+    ended.events.iter().filter_map(epoch).collect()
+}
+
+fn final_accuracy(ended: &Ended) -> f64 {
+    let heads = &ended.evaluated().last().unwrap().heads;
+    heads.iter().find(|head| head.head == "cl").unwrap().stream
+}
+
+fn model(root: &Path) -> Vec<u8> {
+    fs::read(root.join("alice/model.onnx")).unwrap()
+}
+
+#[test]
+fn every_strategy_trains_its_stream_and_goes_on_to_the_same_bytes() {
+    for strategy in &STRATEGIES {
+        let name = strategy.name;
+        let whole = tempfile::tempdir().unwrap();
+        let ended = start(&agent(whole.path(), name)).end();
+        assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+        let n_experiences = if strategy.trains_on == TrainsOn::Everything { 1 } else { 5 };
+        assert_eq!(ended.evaluated().len(), n_experiences, "{name}");
+        assert_eq!(ended.started().n_steps, ended.finished().n_steps, "{name}: steps as announced");
+
+        let stopped = tempfile::tempdir().unwrap();
+        let mut config = agent(stopped.path(), name);
+        config.checkpoint.every_steps = 7;
+        let mut first = start(&config);
+        let late = ended.finished().n_steps / 2;
+        first.wait_for("a checkpoint in the second half", |event| match event {
+            Event::Checkpointed { step, .. } if *step >= late => Some(()),
+            _ => None,
+        });
+        first.kill();
+        first.end();
+        let second = start(&config).end();
+        assert!(second.started().resumed_at_step >= late, "{name}");
+        assert!(model(stopped.path()) == model(whole.path()), "{name}: it ended elsewhere");
+    }
+}
+
+#[test]
+fn what_keeps_the_past_forgets_less_than_what_does_not() {
+    let accuracy = |name: &str, change: &dyn Fn(&mut AgentConfig)| {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = agent(root.path(), name);
+        config.data.samples_per_class = 0;
+        config.train.epochs = 6;
+        change(&mut config);
+        final_accuracy(&start(&config).end())
+    };
+    let naive = accuracy("naive", &|_| ());
+    let by_name: BTreeMap<&str, f64> = ["joint", "cumulative", "replay", "eeil", "der++"]
+        .into_iter()
+        .map(|n| (n, accuracy(n, &|_| ())))
+        .collect();
+    // One of five experiences is what is left without any memory.
+    assert!(naive < 0.3, "{naive}");
+    for (name, accuracy) in by_name {
+        assert!(accuracy > naive + 0.3, "{name}: {accuracy} beside {naive}");
+    }
+}
+
+#[test]
+fn rates_weights_and_losses_follow_the_schedules() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = agent(root.path(), "lwf");
+    config.train.epochs = 4;
+    config.train.pretrain_epochs = 2;
+    config.train.learning_rate = 0.01;
+    config.train.schedule = LearningRateSchedule::Step { every: 2, gamma: 0.5, warmup_epochs: 0 };
+    config.train.distill.weight = 1.0;
+    config.train.distill.weight_step = 0.5;
+    config.train.distill.weight_every = Every::Epochs(2);
+    let ended = start(&config).end();
+    let epochs = epochs(&ended);
+    assert_eq!(epochs.len(), 2 + 5 * 4);
+    let rates: Vec<f32> = epochs[..6].iter().map(|e| e.learning_rate.unwrap()).collect();
+    assert_eq!(rates, [0.01, 0.01, 0.01, 0.01, 0.005, 0.005]);
+    let weights: Vec<f32> = epochs[..6].iter().map(|e| e.distill_weight.unwrap()).collect();
+    assert_eq!(weights, [0.0, 0.0, 1.0, 1.0, 1.5, 1.5]);
+    let retained: Vec<f32> = epochs.iter().map(|e| e.loss_retention.unwrap()).collect();
+    assert!(retained[..6].iter().all(|loss| *loss == 0.0), "there is no past in the first experience");
+    assert!(retained[6..].iter().all(|loss| *loss > 0.0), "{retained:?}");
+    assert!(epochs.iter().all(|e| e.loss_penalty.is_none()));
+}
+
+#[test]
+fn an_experience_ends_when_the_validation_accuracy_no_longer_rises() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = agent(root.path(), "replay");
+    config.data.samples_per_class = 0;
+    config.stream.validation = 0.2;
+    config.train.epochs = 30;
+    config.train.early_stopping.patience = 2;
+    config.train.early_stopping.margin = 0.01;
+    let ended = start(&config).end();
+    let epochs = epochs(&ended);
+    for experience in 0..5 {
+        let accuracies: Vec<f64> = epochs
+            .iter()
+            .filter(|e| e.experience == experience)
+            .map(|e| e.validation_accuracy.unwrap())
+            .collect();
+        let (mut best, mut n_without_gain) = (f64::NEG_INFINITY, 0);
+        for (i, accuracy) in accuracies.iter().enumerate() {
+            n_without_gain = if *accuracy > best + 0.01 { 0 } else { n_without_gain + 1 };
+            best = if n_without_gain == 0 { *accuracy } else { best };
+            let is_last = i + 1 == accuracies.len();
+            assert_eq!(
+                is_last,
+                n_without_gain == 2 || i + 1 == 30,
+                "experience {experience}: {accuracies:?}"
+            );
+        }
+    }
+    assert!(ended.finished().n_steps < ended.started().n_steps, "some experience ended early");
+}
+
+#[test]
+fn a_trained_network_teaches_every_row_of_its_experience() {
+    let root = tempfile::tempdir().unwrap();
+    let mut teacher = agent(root.path(), "joint");
+    teacher.data.samples_per_class = 0;
+    teacher.train.epochs = 12;
+    teacher.checkpoint.models = true;
+    let taught_by = final_accuracy(&start(&teacher).end());
+    let saved = root.path().join("alice/models/experience-1.onnx");
+    assert!(fs::read(&saved).unwrap() == model(root.path()), "the last experience is the end");
+    DualHead::from_graph(Graph::read(&saved).unwrap()).unwrap();
+
+    let student = |change: &dyn Fn(&mut AgentConfig)| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = agent(folder.path(), "naive");
+        config.data.samples_per_class = 0;
+        config.data.cutmix = 0.5;
+        config.train.epochs = 6;
+        change(&mut config);
+        start(&config).end()
+    };
+    let ended = student(&|c| c.teacher.models = vec![saved.clone()]);
+    assert!(epochs(&ended).iter().all(|e| e.teacher_share == 1.0));
+    let of_student = |ended: &Ended| ended.evaluated().last().unwrap().heads[1].stream;
+    let alone = student(&|_| ());
+    assert!(epochs(&alone).iter().all(|e| e.teacher_share == 0.0));
+    // The student head sees the classes one experience after the other too, but its teacher knows all.
+    assert!(of_student(&ended) > of_student(&alone) + 0.2, "{} {}", of_student(&ended), of_student(&alone));
+    assert!(taught_by > 0.9, "{taught_by}");
+}
+
+#[test]
+fn the_memory_is_as_large_as_it_may_be_and_chosen_as_asked() {
+    for selection in [Selection::Reservoir, Selection::ClassBalanced, Selection::Herding] {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = agent(root.path(), "replay");
+        config.replay.capacity = Some(30);
+        config.replay.batch_size = 30;
+        config.replay.selection = Some(selection);
+        let ended = start(&config).end();
+        let rows = ended.evaluated().iter().map(|e| e.usage.as_ref().unwrap().n_samples).collect::<Vec<_>>();
+        // 80 new samples in 3 mini-batches, 2 epochs; from the second experience on 30 remembered ones in each.
+        assert_eq!(rows, [160, 340, 340, 340, 340], "{selection:?}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let refused = [
+        ("strategy = { name = \"icarl\" }", "`strategy.name` must be the name of a strategy, found `icarl`"),
+        (
+            "strategy = { name = \"naive\" }\nreplay = { capacity = 9 }",
+            "`replay.capacity` must be 0 or left out",
+        ),
+        ("teacher = { models = [\"x.onnx\"] }\nexchange = { enabled = true }", "one kind of teacher"),
+        ("train = { early_stopping = { patience = 3 } }", "`stream.validation` above 0"),
+        (
+            "train = { pretrain_epochs = 3, optimizer = { name = \"adamw\" } }",
+            "0 where there is weight decay, which would move the student head",
+        ),
+    ];
+    for (text, says) in refused {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a.toml");
+        fs::write(&file, format!("agent = \"a\"\nfleet = \"f\"\n{text}")).unwrap();
+        let output = dkt_tests::process::run(crate::dkt(["run".as_ref(), file.as_os_str()]));
+        assert_eq!(output.code, Some(78), "{text}: {}", output.stderr);
+        assert!(output.stderr.contains(says), "{text}: {}", output.stderr);
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut config = agent(root.path(), "naive");
+    config.teacher.models = vec!["missing.onnx".into()];
+    let ended = start(&config).end();
+    assert_eq!(ended.code, Some(66), "{}", ended.stderr);
+    config.train.optimizer = OptimizerConfig::default();
+    config.teacher.models = vec!["a.onnx".into(), "b.onnx".into()];
+    let ended = start(&config).end();
+    assert_eq!(ended.code, Some(78), "{}", ended.stderr);
+    assert!(ended.stderr.contains("one for each of 5 experiences, found 2"), "{}", ended.stderr);
+}
