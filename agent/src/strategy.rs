@@ -123,8 +123,9 @@ pub static FINETUNE_FROM: Constant =
     whole("finetune_from", 2.0, 1.0..=65_536.0, "first experience, counted from 1, that is fine-tuned");
 pub static FINETUNE_RATE: Constant =
     real("finetune_rate", 0.1, 1e-6..=1e3, "factor of the learning rate in fine-tuning");
+/// Castro et al. have 0.3, with rates and networks that bear it; with others noise drowns the gradient.
 pub static NOISE_ETA: Constant =
-    real("noise_eta", 0.3, ANY, "deviation of the gradient's noise in the first step");
+    real("noise_eta", 0.0, ANY, "deviation of the gradient's noise in the first step");
 pub static NOISE_GAMMA: Constant = real("noise_gamma", 0.55, 0.0..=10.0, "power with which it falls");
 
 const NAIVE: Strategy = Strategy {

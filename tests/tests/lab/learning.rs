@@ -24,10 +24,8 @@ fn agent(root: &Path, strategy: &str) -> AgentConfig {
     config.replay.capacity = None;
     config.data.samples_per_class = 40;
     // What belongs to a strategy is as short as the rest.
-    for constant in config.strategy.strategy().constants {
-        if constant.name == "finetune_epochs" {
-            config.strategy.constants.insert("finetune_epochs".to_owned(), 2.0);
-        }
+    if config.strategy.strategy().balanced_fine_tuning {
+        config.strategy.constants.insert("finetune_epochs".to_owned(), 2.0);
     }
     config
 }
@@ -48,6 +46,13 @@ fn model(root: &Path) -> Vec<u8> {
 
 #[test]
 fn every_strategy_trains_its_stream_and_goes_on_to_the_same_bytes() {
+    let agent = |root: &Path, name: &str| {
+        let mut config = agent(root, name);
+        if config.strategy.strategy().gradient_noise {
+            config.strategy.constants.insert("noise_eta".to_owned(), 0.01);
+        }
+        config
+    };
     for strategy in &STRATEGIES {
         let name = strategy.name;
         let whole = tempfile::tempdir().unwrap();

@@ -338,8 +338,8 @@ fn elastic_weight_consolidation_agrees_with_avalanche() {
 
 #[test]
 fn synaptic_intelligence_agrees_with_avalanche() {
-    for (name, damping) in [("si", 0.1), ("si_default", 1e-7)] {
-        let strategy = format!("[strategy]\nname = \"si\"\nlambda = 1024\ndamping = {damping:?}");
+    for (name, lambda, damping) in [("si", 1024, 0.1), ("si_default", 8192, 1e-7)] {
+        let strategy = format!("[strategy]\nname = \"si\"\nlambda = {lambda}\ndamping = {damping:?}");
         agrees(name, &strategy, (0.0, 1.0), |report, losses, at| {
             whole_and_labels(report, losses, at);
             if let Some(penalty) = losses.get("penalty") {
