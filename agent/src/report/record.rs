@@ -87,7 +87,10 @@ impl RunRecord {
                 self.traffic.push((record.t_s, traffic.clone()));
             }
             Event::Finished(finished) => self.finished = Some(finished.clone()),
-            Event::Checkpointed { .. } | Event::Warning { .. } | Event::Waiting { .. } => {}
+            Event::Checkpointed { .. }
+            | Event::Warning { .. }
+            | Event::Waiting { .. }
+            | Event::Stopped { .. } => {}
         }
     }
 

@@ -37,6 +37,11 @@ pub enum Event {
         message: String,
     },
     Finished(Finished),
+    /// Asked to stop, the agent has saved and ends.
+    Stopped {
+        /// The command that goes on from there.
+        goes_on_with: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,8 @@
 //! it is told later how many were dropped.
 
 mod lines;
+mod pace;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -12,7 +14,8 @@ use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use self::lines::Lines;
-use super::event::{Epoch, Event, Record, Started};
+use self::shown::Shown;
+use super::event::{Event, Record};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Style {
@@ -20,7 +23,7 @@ pub enum Style {
     Auto,
     /// One bar an agent
     Bar,
-    /// A line for each experience
+    /// A line for each experience, and every half a minute or so within a long one
     Plain,
     /// One event a line on standard output
     Json,
@@ -29,7 +32,7 @@ pub enum Style {
 /// One agent's line.
 struct Agent {
     bar: ProgressBar,
-    started: Option<Started>,
+    shown: Shown,
 }
 
 pub struct Progress {
@@ -53,13 +56,13 @@ impl Progress {
         };
         let bars = MultiProgress::new();
         let width = agents.iter().map(String::len).max().unwrap_or(0);
-        let template = ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3}% {msg} {eta:>4} left")
+        let template = ProgressStyle::with_template("{prefix} [{bar:20}] {percent:>3}% {wide_msg}")
             .expect("invariant: the template is well formed");
         let agent = |name: &String| {
             let bar = if style == Style::Bar { bars.add(ProgressBar::new(1)) } else { ProgressBar::hidden() };
             bar.set_style(template.clone().progress_chars("=> "));
             bar.set_prefix(format!("{name:<width$}"));
-            (name.clone(), Agent { bar, started: None })
+            (name.clone(), Agent { bar, shown: Shown::default() })
         };
         let agents = agents.iter().map(agent).collect();
         let lines = match style {
@@ -80,23 +83,20 @@ impl Progress {
             return;
         }
         let Some(agent) = self.agents.get_mut(name) else { return };
-        if let Event::Started(started) = &record.event {
-            agent.bar.set_length(started.n_steps);
-            agent.bar.set_position(started.resumed_at_step);
-            agent.bar.reset_eta();
-            agent.started = Some(started.clone());
+        agent.shown.on(record);
+        match &record.event {
+            Event::Started(_) | Event::Epoch(_) | Event::Evaluated(_) => {
+                if let Some((step, n_steps)) = agent.shown.steps() {
+                    agent.bar.set_length(n_steps);
+                    agent.bar.set_position(step);
+                }
+                agent.bar.set_message(agent.shown.status().unwrap_or_default());
+            }
+            Event::Waiting { message } => agent.bar.set_message(message.clone()),
+            Event::Finished(_) if self.style == Style::Bar => agent.bar.abandon(),
+            _ => {}
         }
-        if let Event::Epoch(epoch) = &record.event {
-            agent.bar.set_position(epoch.step);
-            agent.bar.set_message(status(epoch, agent.started.as_ref()));
-        }
-        if let Event::Waiting { message } = &record.event {
-            agent.bar.set_message(message.clone());
-        }
-        if let (Event::Finished(_), Style::Bar) = (&record.event, self.style) {
-            agent.bar.abandon();
-        }
-        let Some(line) = plain_line(name, record, agent.started.as_ref()) else { return };
+        let Some(line) = agent.shown.line(name, record) else { return };
         match (self.style, &record.event) {
             (Style::Plain, event) => self.line(line, is_worth_a_wait(event)),
             (_, Event::Warning { .. }) => self.line_above_bars(&line),
@@ -152,7 +152,8 @@ fn is_worth_a_wait(event: &Event) -> bool {
         | Event::Initial(_)
         | Event::Evaluated(_)
         | Event::Warning { .. }
-        | Event::Finished(_) => true,
+        | Event::Finished(_)
+        | Event::Stopped { .. } => true,
         Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Waiting { .. } => false,
     }
 }
@@ -168,78 +169,9 @@ fn dropped(style: Style, n: u64, t_s: f64) -> String {
     }
 }
 
-fn status(epoch: &Epoch, started: Option<&Started>) -> String {
-    let n_experiences = started.map_or(0, |s| s.experiences.len());
-    format!(
-        "exp {}/{n_experiences} ep {:>2} loss {:.3} taught {:>3.0}% peers {} {:>5.0} img/s",
-        epoch.experience + 1,
-        epoch.epoch + 1,
-        epoch.loss,
-        100.0 * epoch.teacher_share,
-        epoch.n_peers,
-        epoch.samples_per_second
-    )
-}
-
-/// What is worth a line where lines stay: the start, each experience, warnings, the end.
-fn plain_line(name: &str, record: &Record, started: Option<&Started>) -> Option<String> {
-    let text = match &record.event {
-        Event::Started(s) => {
-            let resumed = match s.resumed_at_step {
-                0 => String::new(),
-                step => format!(", resumed at step {step}"),
-            };
-            let energy = match &s.energy {
-                Some(source) => format!(", energy measured by {source}"),
-                None => String::new(),
-            };
-            format!(
-                "{} ({} parameters) on {}, {} experiences of {} epochs, {} steps{resumed}{energy}",
-                s.network,
-                s.n_parameters,
-                s.device,
-                s.experiences.len(),
-                s.n_epochs,
-                s.n_steps
-            )
-        }
-        Event::Evaluated(e) => {
-            let heads: Vec<String> =
-                e.heads.iter().map(|h| format!("{} {:.1} %", h.head, 100.0 * h.stream)).collect();
-            let n_experiences = started.map_or(0, |s| s.experiences.len());
-            format!(
-                "experience {}/{n_experiences} trained; accuracy on all test images: {}",
-                e.experience + 1,
-                heads.join(", ")
-            )
-        }
-        Event::Warning { message } => format!("warning: {message}"),
-        Event::Waiting { message } => message.clone(),
-        Event::Finished(f) => format!("finished after {} steps", f.n_steps),
-        Event::Initial(_) | Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } => return None,
-    };
-    Some(format!("{:>7.1} s  {name}: {text}", record.t_s))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::event::{Evaluated, HeadAccuracy};
-
-    #[test]
-    fn an_experience_is_one_plain_line() {
-        let head =
-            |head: &str, stream| HeadAccuracy { head: head.to_owned(), stream, ..HeadAccuracy::default() };
-        let heads = vec![head("cl", 0.5), head("student", 0.25)];
-        let evaluated = Evaluated { experience: 1, heads, usage: None };
-        let record = Record { t_s: 2.25, event: Event::Evaluated(evaluated) };
-        assert_eq!(
-            plain_line("alice", &record, None).unwrap(),
-            "    2.2 s  alice: experience 2/0 trained; accuracy on all test images: cl 50.0 %, student 25.0 %"
-        );
-        let record = Record { t_s: 0.0, event: Event::Checkpointed { step: 1, size_bytes: 1 } };
-        assert_eq!(plain_line("alice", &record, None), None);
-    }
 
     #[test]
     fn what_was_dropped_is_told_as_a_warning() {
