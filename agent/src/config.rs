@@ -92,6 +92,8 @@ pub struct AgentConfig {
     pub exchange: ExchangeConfig,
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,6 +182,13 @@ impl Default for CheckpointConfig {
     fn default() -> Self {
         CheckpointConfig { every_steps: 200, keep: 3, models: false }
     }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReportConfig {
+    /// Whether event files for TensorBoard are written as training goes on. Default: false.
+    pub tensorboard: bool,
 }
 
 impl AgentConfig {

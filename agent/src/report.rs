@@ -9,3 +9,4 @@ pub mod metrics_json;
 mod plots;
 pub mod record;
 pub mod table;
+pub mod tensorboard;

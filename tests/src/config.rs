@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dkt_agent::config::{
-    AgentConfig, CheckpointConfig, DataConfig, ExchangeConfig, ModelConfig, ReplayConfig, StrategyConfig,
-    StreamConfig, TeacherConfig, TlsConfig, TrainConfig,
+    AgentConfig, CheckpointConfig, DataConfig, ExchangeConfig, ModelConfig, ReplayConfig, ReportConfig,
+    StrategyConfig, StreamConfig, TeacherConfig, TlsConfig, TrainConfig,
 };
 use dkt_agent::stream::ClassOrder;
 
@@ -28,6 +28,7 @@ pub fn alone(root: &Path, agent: &str) -> AgentConfig {
         teacher: TeacherConfig::default(),
         exchange: ExchangeConfig { enabled: false, ..ExchangeConfig::default() },
         checkpoint: CheckpointConfig::default(),
+        report: ReportConfig::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use onnx_grad::graph::Graph;
 use onnx_grad::{Clip, Dropout, LossScale, Optimizer, Precision, Recompute};
 
 /// Python with the packages of tests/python/requirements.txt.
-fn python<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+pub fn python<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let packages =
         std::env::var_os("DKT_TEST_PYTHONPATH").map_or_else(|| repository(".python"), PathBuf::from);
     for package in ["onnx", "blake3"] {
