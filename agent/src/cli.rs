@@ -4,16 +4,16 @@ mod analyse;
 mod broker;
 mod data;
 mod eval;
+mod log;
 mod model;
 mod run;
 mod testbed;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::agent::AgentError;
 use crate::analysis::AnalysisError;
@@ -28,10 +28,11 @@ use crate::train::runtime::RuntimeError;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 unexpected failure; 2 wrong command line; 65 model or data refused; \
-66 file not found; 69 broker, runtime or device not available; 74 cannot read or write; 78 wrong configuration; \
+66 file not found; 69 broker, runtime or device not available; 74 cannot read or write; \
+78 wrong configuration, or training that diverged with it; \
 130 ended at once by a second Ctrl-C.
 
-Set DKT_LOG (for example DKT_LOG=dkt_agent=debug) for a log on standard error.";
+Set DKT_LOG (for example DKT_LOG=dkt_agent=debug) for a log on standard error, of more than warnings.";
 
 /// Agents that learn from their own streams of experiences and teach each other by soft targets.
 #[derive(Parser)]
@@ -39,6 +40,8 @@ Set DKT_LOG (for example DKT_LOG=dkt_agent=debug) for a log on standard error.";
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: log::Log,
 }
 
 #[derive(Subcommand)]
@@ -105,6 +108,8 @@ pub(crate) enum CliError {
     Gradients { names: String },
     #[error("cannot write the state `{}`", .path.display())]
     State { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error("there is no lab to go on with in `{}`; leave out --resume to start one", .path.display())]
+    NoLab { path: PathBuf },
     #[error("agent `{agent}` ended with exit code {code}; its messages are in `{}`", .log.display())]
     Child { agent: String, code: u8, log: PathBuf },
     #[cfg(not(feature = "broker"))]
@@ -134,7 +139,7 @@ impl CliError {
             | CliError::OptionNeeds { .. }
             | CliError::Analysis(AnalysisError::Pairs { .. } | AnalysisError::Perplexity { .. }) => USAGE,
             CliError::Config(_) | CliError::Stream(_) => CONFIG,
-            CliError::Data(DataError::Unknown { .. }) => NO_INPUT,
+            CliError::Data(DataError::Unknown { .. }) | CliError::NoLab { .. } => NO_INPUT,
             CliError::Model(_)
             | CliError::Graph(_)
             | CliError::Operators(_)
@@ -232,29 +237,20 @@ impl From<AnalysisError> for CliError {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_env("DKT_LOG")
-                .unwrap_or_else(|_| EnvFilter::new("warn,rumqttd=off,rumqttc=off")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let result = match arguments.command {
+    let Arguments { command, log } = Arguments::parse();
+    let result = log.start().and_then(|()| match command {
         Command::Run(arguments) => run::run(arguments),
-        Command::Testbed(arguments) => testbed::run(arguments),
+        Command::Testbed(arguments) => testbed::run(arguments, log.log_format),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Analyse(command) => analyse::run(command),
         Command::Model(command) => model::run(command),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where nobody reads it, the exit code still tells.
-            let _ = writeln!(std::io::stderr().lock(), "dkt: {}", chain(&error));
+            log.tell_end(&error);
             ExitCode::from(error.exit_code())
         }
     }

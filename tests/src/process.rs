@@ -88,6 +88,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the process is there");
     }
 
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("the process is there");
+    }
+
     /// Ends it without giving it a chance to do anything.
     pub fn kill(&mut self) {
         self.child.kill().expect("the process is there");
@@ -231,6 +236,10 @@ impl Agent {
 
     pub fn terminate(&self) {
         self.process.terminate();
+    }
+
+    pub fn interrupt(&self) {
+        self.process.interrupt();
     }
 
     pub fn kill(&mut self) {

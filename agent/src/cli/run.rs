@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use rustix::process::{getpid, kill_process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{CliError, io_error, print};
+use super::{CliError, chain, io_error, print};
 use crate::agent::Ending;
 use crate::config::{AgentConfig, ConfigError};
 use crate::report::record::{Arm, LabRecord, RunRecord};
+use crate::report::tensorboard::TensorBoard;
+use crate::telemetry::event::{Event, Record};
 use crate::telemetry::progress::{Progress, Style};
 use crate::train::runtime;
 
@@ -25,7 +28,40 @@ pub(super) struct Arguments {
     /// How progress is shown; `json` prints one event a line on standard output
     #[arg(long, value_enum, default_value_t = Style::Auto)]
     progress: Style,
+    #[command(flatten)]
+    tensorboard: TensorBoardArguments,
 }
+
+#[derive(clap::Args)]
+pub(super) struct TensorBoardArguments {
+    /// Write event files for TensorBoard as training goes on, as `report.tensorboard` does; in the folder
+    /// `tensorboard` below the others, unless another is given
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true)]
+    tensorboard: Option<Option<PathBuf>>,
+}
+
+impl TensorBoardArguments {
+    /// Where event files go, if they are wanted by the command line or by the configuration.
+    pub fn folder(&self, is_configured: bool, out: &Path) -> Option<PathBuf> {
+        let default = || out.join(TENSORBOARD_DIR);
+        match &self.tensorboard {
+            Some(folder) => Some(folder.clone().unwrap_or_else(default)),
+            None => is_configured.then(default),
+        }
+    }
+
+    /// As on a command line, with a space before; empty if they were not given.
+    pub fn as_given(&self) -> String {
+        match &self.tensorboard {
+            Some(Some(folder)) => format!(" --tensorboard={}", folder.display()),
+            Some(None) => " --tensorboard".to_owned(),
+            None => String::new(),
+        }
+    }
+}
+
+/// Folder of event files below a run's or a lab's.
+pub(super) const TENSORBOARD_DIR: &str = "tensorboard";
 
 pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let config = AgentConfig::read(&arguments.config)?;
@@ -44,33 +80,58 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     stop_on_signal(Arc::clone(&stop)).map_err(io_error("listen for", "signals".as_ref()))?;
     let name = config.agent.to_string();
     let mut progress = Progress::new(arguments.progress, std::slice::from_ref(&name));
+    let mut tensorboard = arguments
+        .tensorboard
+        .folder(config.report.tensorboard, &out)
+        .map(|folder| TensorBoard::new(folder, toml::to_string(&config).unwrap_or_default()));
     let mut run = RunRecord::default();
+    let mut t_s = 0.0;
     let ending = crate::agent::run(&config, &stop, &mut |record| {
+        t_s = record.t_s;
         progress.on(&name, record);
         run.apply(record);
+        let written = tensorboard.as_mut().map(|board| board.on(record, &run, seconds_since_1970()));
+        if let Some(Err(e)) = written {
+            // Training is worth more than its pictures.
+            let message = format!("{}; nothing more is written there", chain(&e));
+            progress.on(&name, &Record { t_s, event: Event::Warning { message } });
+            tensorboard = None;
+        }
     });
+    let goes_on_with = format!("dkt run {}{}", arguments.config.display(), arguments.tensorboard.as_given());
+    let is_stopped = matches!(ending, Ok(Ending::Stopped));
+    if is_stopped {
+        let event = Event::Stopped { goes_on_with: goes_on_with.clone() };
+        progress.on(&name, &Record { t_s, event });
+    }
     progress.finish();
+    let is_shown = arguments.progress != Style::Json;
     if run.started.is_none() {
         // Nothing has happened that an earlier report does not know.
-        return ending.map(drop).map_err(CliError::from);
+        ending?;
+        let text = format!("Stopped before training; `{goes_on_with}` goes on from here.\n");
+        return if is_shown { print(&text) } else { Ok(()) };
     }
     let arm = if config.exchange.enabled { "exchange on" } else { "exchange off" };
     let record = LabRecord { title: name, arms: vec![Arm { name: arm.to_owned(), agents: vec![run] }] };
     crate::report::metrics_csv::write(&record, &out.join("metrics.csv"))?;
     crate::report::metrics_json::write(&record, &out.join("metrics.json"))?;
     crate::report::html::write(&record, &out.join("report.html"))?;
-    let ending = ending?;
-    if arguments.progress != Style::Json {
+    ending?;
+    if is_shown {
         let mut text = format!("{}\n", crate::report::table::render(&record));
-        if ending == Ending::Stopped {
-            text +=
-                &format!("Stopped and saved; `dkt run {}` goes on from here.\n", arguments.config.display());
+        if is_stopped {
+            text += &format!("Stopped and saved; `{goes_on_with}` goes on from here.\n");
         }
         text +=
             &format!("Written to {}: report.html, metrics.csv, metrics.json, model.onnx\n", out.display());
         print(&text)?;
     }
     Ok(())
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// Sets `stop` on the first signal; the training loop sees it after the step it is in. A second one ends the

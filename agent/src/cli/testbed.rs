@@ -1,8 +1,9 @@
 //! `dkt testbed`: every agent of a lab as a process of its own, once with the exchange and, if asked, once
 //! without.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,11 +12,13 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::log::Format;
+use super::run::{TENSORBOARD_DIR, TensorBoardArguments};
 use super::{CliError, io_error, print};
 use crate::config::lab::{EMBEDDED, LabConfig};
 use crate::config::{AgentConfig, ConfigError};
 use crate::report::record::{Arm, LabRecord, RunRecord};
-use crate::telemetry::event::Record;
+use crate::telemetry::event::{Event, Record};
 use crate::telemetry::progress::{Progress, Style};
 
 /// Lines from agents that wait to be shown. When the queue is full, the agents' pipes fill, and then the agents
@@ -29,24 +32,33 @@ pub(super) struct Arguments {
     /// The lab's configuration
     #[arg(value_name = "LAB.toml")]
     lab: PathBuf,
-    /// Folder for everything the lab writes; what an earlier lab left there is replaced
+    /// Folder for everything the lab writes; what an earlier lab left there is replaced, except with --resume
     #[arg(long, default_value = "runs/lab", value_name = "FOLDER")]
     out: PathBuf,
+    /// Go on with the lab in the folder, each agent from its newest checkpoint
+    #[arg(long)]
+    resume: bool,
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = Style::Auto)]
     progress: Style,
+    #[command(flatten)]
+    tensorboard: TensorBoardArguments,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     let lab = LabConfig::read(&arguments.lab)?;
     let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
     let broker = start_broker(&lab)?;
     // Everything that can be refused is, before the results of an earlier lab are gone.
     let arms = plan(&lab, &broker.url, &arguments)?;
-    clear(&arguments.out)?;
+    if !arguments.resume {
+        clear(&arguments.out)?;
+    } else if !arguments.out.join(MARKER).exists() {
+        return Err(CliError::NoLab { path: arguments.out });
+    }
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
     for (name, agents) in &arms {
-        record.arms.push(run_arm(name, agents, arguments.progress, &stop)?);
+        record.arms.push(run_arm(name, agents, arguments.progress, log, &stop)?);
         if stop.is_set() {
             break;
         }
@@ -56,7 +68,13 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     crate::report::html::write(&record, &arguments.out.join("report.html"))?;
     let mut text = format!("{}\n", crate::report::table::render(&record));
     if stop.is_set() {
-        text += "Stopped: the agents are shown as far as they came.\n";
+        text += &format!(
+            "Stopped: the agents are shown as far as they came. `dkt testbed {} --out {}{} --resume` goes on from \
+             there.\n",
+            arguments.lab.display(),
+            arguments.out.display(),
+            arguments.tensorboard.as_given()
+        );
     }
     text += &format!("Written to {}:\n  report.html, metrics.csv, metrics.json\n", arguments.out.display());
     for agent in &lab.agents {
@@ -72,6 +90,8 @@ const CONTROL_DIR: &str = "exchange-off";
 struct Planned {
     name: String,
     out: PathBuf,
+    /// Where its event files go, if any are wanted.
+    tensorboard: Option<PathBuf>,
     /// Its own configuration, as it could also be run by hand.
     toml: String,
 }
@@ -82,30 +102,33 @@ fn plan(
     broker: &str,
     arguments: &Arguments,
 ) -> Result<Vec<(&'static str, Vec<Planned>)>, CliError> {
-    if lab.agents.iter().any(|agent| agent.agent.as_str() == CONTROL_DIR) {
+    let is_taken = |agent: &&AgentConfig| [CONTROL_DIR, TENSORBOARD_DIR].contains(&agent.agent.as_str());
+    if let Some(agent) = lab.agents.iter().find(is_taken) {
         return Err(CliError::Config(ConfigError::Value {
             path: arguments.lab.clone(),
             key: "agents.agent",
-            expected: "another name, as the folder of that name is the control's",
-            found: format!("`{CONTROL_DIR}`"),
+            expected: "another name, as the testbed keeps the folder of that name for itself",
+            found: format!("`{}`", agent.agent),
         }));
     }
-    let arm = |exchange: bool, dir: &Path| -> Result<Vec<Planned>, CliError> {
-        lab.agents.iter().map(|agent| plan_agent(agent, exchange, broker, dir, &arguments.lab)).collect()
+    let arm = |name: &'static str, exchange, dir: &Path| {
+        let plan = |agent| plan_agent(agent, (name, exchange), broker, dir, arguments);
+        let agents = lab.agents.iter().map(plan).collect::<Result<Vec<Planned>, CliError>>();
+        agents.map(|agents| (name, agents))
     };
-    let mut arms = vec![("exchange on", arm(true, &arguments.out)?)];
+    let mut arms = vec![arm("exchange on", true, &arguments.out)?];
     if lab.control {
-        arms.push(("exchange off", arm(false, &arguments.out.join(CONTROL_DIR))?));
+        arms.push(arm("exchange off", false, &arguments.out.join(CONTROL_DIR))?);
     }
     Ok(arms)
 }
 
 fn plan_agent(
     agent: &AgentConfig,
-    exchange: bool,
+    (arm, exchange): (&str, bool),
     broker: &str,
     dir: &Path,
-    lab: &Path,
+    Arguments { lab, tensorboard, out: lab_dir, .. }: &Arguments,
 ) -> Result<Planned, CliError> {
     let mut config = agent.clone();
     let out = dir.join(config.agent.as_str());
@@ -116,7 +139,10 @@ fn plan_agent(
     config.validate(lab)?;
     let toml = toml::to_string(&config)
         .map_err(|e| ConfigError::Read { path: lab.to_owned(), source: std::io::Error::other(e) })?;
-    Ok(Planned { name: config.agent.to_string(), out, toml })
+    // TensorBoard names a run by its path, and shows those of a folder side by side.
+    let tensorboard = tensorboard.folder(config.report.tensorboard, lab_dir);
+    let tensorboard = tensorboard.map(|root| root.join(arm.replace(' ', "-")).join(config.agent.as_str()));
+    Ok(Planned { name: config.agent.to_string(), out, tensorboard, toml })
 }
 
 /// The broker of the lab, stopped when this is dropped.
@@ -203,7 +229,7 @@ impl Stop {
     /// From now on signals go to these agents.
     fn watch(&self, agents: &Children) {
         let mut state = self.state();
-        state.agents = agents.0.iter().filter_map(|(_, child, _)| Pid::from_raw(child.id() as i32)).collect();
+        state.agents = agents.0.iter().filter_map(|agent| Pid::from_raw(agent.child.id() as i32)).collect();
         if state.set {
             state.agents.iter().for_each(|agent| signal(*agent));
         }
@@ -222,24 +248,47 @@ fn signal(agent: Pid) {
 }
 
 /// Agents that are running; those left when this is dropped are ended.
-struct Children(Vec<(String, Child, PathBuf)>);
+struct Children(Vec<Running>);
+
+struct Running {
+    name: String,
+    child: Child,
+    /// What it says on standard error, after what it said when it ran before.
+    log: PathBuf,
+    log_starts_at: u64,
+}
+
+impl Running {
+    /// What it has said.
+    fn said(&self) -> String {
+        let mut text = Vec::new();
+        let read = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.log_starts_at))?;
+            file.take(MAX_SAID_BYTES).read_to_end(&mut text)
+        });
+        read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// How much of an agent's log is shown where it ends the lab.
+const MAX_SAID_BYTES: u64 = 1024 * 1024;
 
 impl Drop for Children {
     fn drop(&mut self) {
-        for (_, child, _) in &mut self.0 {
-            // An agent that has ended by itself cannot be killed, and need not be.
-            let _ = child.kill();
-            let _ = child.wait();
+        for agent in &mut self.0 {
+            // One that has ended by itself cannot be killed, and need not be.
+            let _ = agent.child.kill();
+            let _ = agent.child.wait();
         }
     }
 }
 
-fn run_arm(name: &str, agents: &[Planned], style: Style, stop: &Stop) -> Result<Arm, CliError> {
+fn run_arm(name: &str, agents: &[Planned], style: Style, log: Format, stop: &Stop) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
     let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
     let mut children = Children(Vec::new());
     for (index, agent) in agents.iter().enumerate() {
-        children.0.push(start(agent, index, lines.clone())?);
+        children.0.push(start(agent, log, index, lines.clone())?);
     }
     drop(lines);
     stop.watch(&children);
@@ -248,21 +297,23 @@ fn run_arm(name: &str, agents: &[Planned], style: Style, stop: &Stop) -> Result<
     let mut runs = vec![RunRecord::default(); agents.len()];
     for (index, output) in received {
         match output {
+            // How one agent goes on by itself: the lab says how all of it does.
+            Output::Record(Record { event: Event::Stopped { .. }, .. }) => {}
             Output::Record(record) => {
                 progress.on(&names[index], &record);
                 runs[index].apply(&record);
             }
             Output::End => {
-                let (agent, child, log) = &mut children.0[index];
-                stop.forget(child);
-                let status = child.wait().map_err(io_error("wait for", log))?;
+                let agent = &mut children.0[index];
+                stop.forget(&agent.child);
+                let status = agent.child.wait().map_err(io_error("wait for", &agent.log))?;
                 if !status.success() {
                     progress.finish();
-                    tell(&fs::read_to_string(&*log).unwrap_or_default());
+                    tell(&agent.said());
                     return Err(CliError::Child {
-                        agent: agent.clone(),
+                        agent: agent.name.clone(),
                         code: exit_code(status),
-                        log: log.clone(),
+                        log: agent.log.clone(),
                     });
                 }
             }
@@ -293,20 +344,30 @@ enum Output {
 /// Writes the agent's own configuration and starts it.
 fn start(
     agent: &Planned,
+    log_format: Format,
     index: usize,
     lines: mpsc::SyncSender<(usize, Output)>,
-) -> Result<(String, Child, PathBuf), CliError> {
-    let Planned { name, out, toml } = agent;
+) -> Result<Running, CliError> {
+    let Planned { name, out, tensorboard, toml } = agent;
     fs::create_dir_all(out).map_err(io_error("create", out))?;
     let path = out.join("agent.toml");
     fs::write(&path, toml).map_err(io_error("write", &path))?;
     let log = out.join("agent.log");
-    let stderr = File::create(&log).map_err(io_error("create", &log))?;
+    let stderr = OpenOptions::new().append(true).create(true).open(&log);
+    let stderr = stderr.map_err(io_error("create", &log))?;
+    let log_starts_at = stderr.metadata().map_err(io_error("read", &log))?.len();
+    let log_format = if log_format == Format::Json { "json" } else { "plain" };
+    let tensorboard = tensorboard.iter().map(|folder| {
+        let mut option = OsString::from("--tensorboard=");
+        option.push(folder);
+        option
+    });
     let exe = std::env::current_exe().map_err(io_error("find", Path::new("dkt")))?;
     let mut child = Command::new(&exe)
         .arg("run")
         .arg(&path)
-        .args(["--progress", "json"])
+        .args(["--progress", "json", "--log-format", log_format])
+        .args(tensorboard)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -325,5 +386,5 @@ fn start(
         }
         let _ = lines.send((index, Output::End));
     });
-    Ok((name.clone(), child, log))
+    Ok(Running { name: name.clone(), child, log, log_starts_at })
 }

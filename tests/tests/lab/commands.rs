@@ -9,7 +9,7 @@ fn help_names_every_command_and_every_exit_code() {
     let output = run(dkt(["--help"]));
     assert_eq!(output.code, Some(0));
     for text in [
-        "Usage: dkt <COMMAND>",
+        "Usage: dkt [OPTIONS] <COMMAND>",
         "run      Run one agent of a fleet",
         "testbed  Run a whole lab of agents on this machine and report on it",
         "broker   Run an MQTT broker",
@@ -19,6 +19,9 @@ fn help_names_every_command_and_every_exit_code() {
         "model    List, build, inspect and prepare networks",
         "Exit codes: 0 done;",
         "DKT_LOG",
+        "--log-format <FORMAT>",
+        "[env: DKT_LOG_FORMAT]",
+        "--log-file <FILE>",
     ] {
         assert!(output.stdout.contains(text), "expected `{text}` in:\n{}", output.stdout);
     }
@@ -29,9 +32,27 @@ fn each_command_explains_its_arguments() {
     let table: [(&[&str], &[&str]); 14] = [
         (
             &["run"],
-            &["<AGENT.toml>", "--progress", "bar", "plain", "json", "one event a line on standard output"],
+            &[
+                "<AGENT.toml>",
+                "--progress",
+                "bar",
+                "plain",
+                "json",
+                "one event a line on standard output",
+                "--tensorboard[=<FOLDER>]",
+            ],
         ),
-        (&["testbed"], &["<LAB.toml>", "--out <FOLDER>", "runs/lab", "--progress"]),
+        (
+            &["testbed"],
+            &[
+                "<LAB.toml>",
+                "--out <FOLDER>",
+                "runs/lab",
+                "--resume",
+                "--progress",
+                "--tensorboard[=<FOLDER>]",
+            ],
+        ),
         (&["broker"], &["--listen", "127.0.0.1:1883", "port 0 picks a free one"]),
         (&["eval"], &["<MODEL.onnx>", "--data <DATA>", "docs/data.md", "--json"]),
         (&["data"], &["inspect", "Read a data set and describe it"]),
@@ -89,7 +110,7 @@ fn each_command_explains_its_arguments() {
 #[test]
 fn wrong_command_lines_are_refused_with_the_usage() {
     let table: [(&[&str], &str); 13] = [
-        (&[], "Usage: dkt <COMMAND>"),
+        (&[], "Usage: dkt [OPTIONS] <COMMAND>"),
         (&["--nonsense"], "unexpected argument '--nonsense'"),
         (&["train"], "unrecognized subcommand 'train'"),
         (&["run"], "<AGENT.toml>"),

@@ -9,6 +9,7 @@ mod data;
 mod embedded;
 mod exchange;
 mod learning;
+mod logs;
 mod metrics;
 mod models;
 mod mosquitto;
@@ -20,8 +21,10 @@ mod resume;
 mod runtimes;
 mod shipped;
 mod steps;
+mod stops;
 mod strategies;
 mod streams;
+mod tensorboard;
 mod testbed;
 
 use std::ffi::OsStr;
@@ -36,7 +39,7 @@ use dkt_tests::process::Agent;
 fn dkt<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dkt-under-test"));
     // Usage texts show the name under which a program was called.
-    command.arg0("dkt").args(arguments).env_remove("DKT_LOG");
+    command.arg0("dkt").args(arguments).env_remove("DKT_LOG").env_remove("DKT_LOG_FORMAT");
     command
 }
 
