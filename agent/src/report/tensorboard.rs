@@ -31,17 +31,22 @@ impl From<(PathBuf, io::Error)> for TensorBoardError {
     }
 }
 
-/// A tag, and what of an epoch it shows.
-type OfEpoch = (&'static str, fn(&Epoch) -> f32);
+/// A tag, and what of an epoch it shows, where the epoch has it.
+type OfEpoch = (&'static str, fn(&Epoch) -> Option<f32>);
 
-/// Means over an epoch that are always there.
-const OF_EPOCH: [OfEpoch; 6] = [
-    ("train/loss", |e| e.loss),
-    ("train/loss_cl", |e| e.loss_cl),
-    ("train/loss_st", |e| e.loss_st),
-    ("train/teacher_share", |e| e.teacher_share),
-    ("train/samples_per_second", |e| e.samples_per_second),
-    ("train/peers", |e| e.n_peers as f32),
+const OF_EPOCH: [OfEpoch; 12] = [
+    ("train/loss", |e| Some(e.loss)),
+    ("train/loss_cl", |e| Some(e.loss_cl)),
+    ("train/loss_st", |e| Some(e.loss_st)),
+    ("train/loss_retention", |e| e.loss_retention),
+    ("train/loss_penalty", |e| e.loss_penalty),
+    ("train/learning_rate", |e| e.learning_rate),
+    ("train/distill_weight", |e| e.distill_weight),
+    ("train/validation_accuracy", |e| e.validation_accuracy.map(|a| a as f32)),
+    ("train/teacher_share", |e| Some(e.teacher_share)),
+    ("train/samples_per_second", |e| Some(e.samples_per_second)),
+    ("train/peers", |e| Some(e.n_peers as f32)),
+    ("train/skipped_steps", |e| (e.n_skipped > 0).then_some(e.n_skipped as f32)),
 ];
 
 /// The event files of one agent.
@@ -189,12 +194,8 @@ fn step_of(evaluated: &Evaluated, run: &RunRecord) -> Option<i64> {
 }
 
 fn of_epoch(epoch: &Epoch) -> Vec<Value> {
-    let mut values: Vec<Value> =
-        OF_EPOCH.iter().map(|(tag, of)| Value::scalar((*tag).to_owned(), of(epoch))).collect();
-    if epoch.n_skipped > 0 {
-        values.push(Value::scalar("train/skipped_steps".to_owned(), epoch.n_skipped as f32));
-    }
-    values
+    let present = OF_EPOCH.iter().filter_map(|(tag, of)| Some(((*tag).to_owned(), of(epoch)?)));
+    present.map(|(tag, value)| Value::scalar(tag, value)).collect()
 }
 
 /// After the newest experience.
@@ -247,6 +248,9 @@ mod tests {
             n_epochs: 2,
             n_steps: 40,
             resumed_at_step,
+            classes: vec!["0".to_owned(), "1".to_owned()],
+            n_test: vec![],
+            energy: None,
         })
     }
 
@@ -263,8 +267,13 @@ mod tests {
 
     fn evaluated(experience: u32, per_experience: [f64; 2]) -> Event {
         let head =
-            HeadAccuracy { head: "cl".to_owned(), per_experience: per_experience.into(), stream: 0.25 };
-        Event::Evaluated(Evaluated { experience, heads: vec![head] })
+            HeadAccuracy {
+                head: "cl".to_owned(),
+                per_experience: per_experience.into(),
+                stream: 0.25,
+                confusion: None,
+            };
+        Event::Evaluated(Evaluated { experience, heads: vec![head], usage: None })
     }
 
     /// One process: what it is told, in order. Its time is that of the first event, each a second later.

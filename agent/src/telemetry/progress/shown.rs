@@ -82,7 +82,7 @@ impl Shown {
             Event::Waiting { message } => message.clone(),
             Event::Finished(f) => format!("finished after {} steps", f.n_steps),
             Event::Epoch(_) if record.t_s - self.line_s >= HEARTBEAT_S => self.status()?,
-            Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Stopped { .. } => {
+            Event::Initial(_) | Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Stopped { .. } => {
                 return None;
             }
         };
@@ -96,8 +96,12 @@ fn start(started: &Started) -> String {
         0 => String::new(),
         step => format!(", resumed at step {step}"),
     };
+    let energy = match &started.energy {
+        Some(source) => format!(", energy measured by {source}"),
+        None => String::new(),
+    };
     format!(
-        "{} ({} parameters) on {}, {} experiences of {} epochs, {} steps{resumed}",
+        "{} ({} parameters) on {}, {} experiences of {} epochs, {} steps{resumed}{energy}",
         started.network,
         started.n_parameters,
         started.device,
@@ -130,13 +134,20 @@ mod tests {
             n_epochs: 20,
             n_steps: 1000,
             resumed_at_step,
+            classes: vec!["0".to_owned(), "1".to_owned()],
+            n_test: vec![],
+            energy: None,
         })
     }
 
     fn evaluated() -> Event {
         let head =
-            |head: &str, stream| HeadAccuracy { head: head.to_owned(), per_experience: vec![], stream };
-        Event::Evaluated(Evaluated { experience: 1, heads: vec![head("cl", 0.5), head("student", 0.25)] })
+            |head: &str, stream| HeadAccuracy { head: head.to_owned(), stream, ..HeadAccuracy::default() };
+        Event::Evaluated(Evaluated {
+            experience: 1,
+            heads: vec![head("cl", 0.5), head("student", 0.25)],
+            usage: None,
+        })
     }
 
     /// The epoch that ends at `step`, ten steps each.
