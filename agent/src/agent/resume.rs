@@ -47,7 +47,7 @@ impl Agent<'_> {
             self.emit(Event::Warning { message: format!("{error}; {instead}") });
         }
         let Some((path, Checkpoint { manifest, tensors })) = found else {
-            return Ok(self.learner.begin()?);
+            return self.learner.begin();
         };
         if let Some((what, expected, found)) = self.difference(&manifest) {
             return Err(CheckpointError::Mismatch { path, what, expected, found }.into());

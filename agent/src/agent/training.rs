@@ -120,7 +120,7 @@ impl Agent<'_> {
                 self.position.batch = 0;
                 // What an experience came to is always worth telling.
                 let is_last = self.position.epoch == epochs.all();
-                if is_last || (epoch + 1) % self.config.exchange.refresh_epochs == 0 {
+                if is_last || (epoch + 1).is_multiple_of(self.config.exchange.refresh_epochs) {
                     self.start_round();
                 }
             }

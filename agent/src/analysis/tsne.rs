@@ -225,9 +225,9 @@ fn force_on(i: usize, p: &[f64], y: &[[f64; 2]]) -> Force {
         let d = [y[i][0] - other[0], y[i][1] - other[1]];
         let w = 1.0 / (1.0 + d[0] * d[0] + d[1] * d[1]);
         force.similarity += w;
-        for axis in 0..2 {
-            force.attraction[axis] += p * w * d[axis];
-            force.repulsion[axis] += w * w * d[axis];
+        for (axis, d) in d.into_iter().enumerate() {
+            force.attraction[axis] += p * w * d;
+            force.repulsion[axis] += w * w * d;
         }
     }
     force

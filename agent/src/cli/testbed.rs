@@ -336,7 +336,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 
 /// What comes from an agent.
 enum Output {
-    Record(Record),
+    Record(Box<Record>),
     /// It has closed its output; its exit code says why.
     End,
 }
@@ -379,7 +379,7 @@ fn start(
         // Where nobody receives any more, the lab has ended: there is nothing left to do.
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Ok(record) = serde_json::from_str(&line)
-                && lines.send((index, Output::Record(record))).is_err()
+                && lines.send((index, Output::Record(Box::new(record)))).is_err()
             {
                 return;
             }

@@ -16,15 +16,18 @@ pub(super) const AFTER_EXPERIENCE: [(&str, AfterExperience); 6] = [
     ("forward_transfer_so_far", |head, i, _| head.matrix.forward_transfer_after(i, &head.initial)),
 ];
 
+/// A name, and what of a record it measures, where the record has it.
+type Measure<T> = (&'static str, fn(&T) -> Option<f64>);
+
 /// Of a head, over the whole stream as far as it came.
-pub(super) const OVER_STREAM: [(&str, fn(&HeadRecord) -> Option<f64>); 3] = [
+pub(super) const OVER_STREAM: [Measure<HeadRecord>; 3] = [
     ("forgetting", |head| head.matrix.forgetting()),
     ("backward_transfer", |head| head.matrix.backward_transfer()),
     ("forward_transfer", |head| head.matrix.forward_transfer(&head.initial)),
 ];
 
 /// Of an epoch.
-pub(super) const OF_EPOCH: [(&str, fn(&Epoch) -> Option<f64>); 11] = [
+pub(super) const OF_EPOCH: [Measure<Epoch>; 11] = [
     ("loss", |e| Some(e.loss.into())),
     ("loss_cl", |e| Some(e.loss_cl.into())),
     ("loss_st", |e| Some(e.loss_st.into())),
@@ -39,7 +42,7 @@ pub(super) const OF_EPOCH: [(&str, fn(&Epoch) -> Option<f64>); 11] = [
 ];
 
 /// Of what an experience took.
-pub(super) const OF_USAGE: [(&str, fn(&Usage) -> Option<f64>); 6] = [
+pub(super) const OF_USAGE: [Measure<Usage>; 6] = [
     ("experience_seconds", |u| Some(u.seconds)),
     ("training_seconds", |u| Some(u.training_seconds)),
     ("cpu_seconds", |u| Some(u.cpu_seconds)),

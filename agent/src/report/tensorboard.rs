@@ -266,13 +266,12 @@ mod tests {
     }
 
     fn evaluated(experience: u32, per_experience: [f64; 2]) -> Event {
-        let head =
-            HeadAccuracy {
-                head: "cl".to_owned(),
-                per_experience: per_experience.into(),
-                stream: 0.25,
-                confusion: None,
-            };
+        let head = HeadAccuracy {
+            head: "cl".to_owned(),
+            per_experience: per_experience.into(),
+            stream: 0.25,
+            confusion: None,
+        };
         Event::Evaluated(Evaluated { experience, heads: vec![head], usage: None })
     }
 

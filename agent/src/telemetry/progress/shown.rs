@@ -82,7 +82,11 @@ impl Shown {
             Event::Waiting { message } => message.clone(),
             Event::Finished(f) => format!("finished after {} steps", f.n_steps),
             Event::Epoch(_) if record.t_s - self.line_s >= HEARTBEAT_S => self.status()?,
-            Event::Initial(_) | Event::Epoch(_) | Event::Traffic(_) | Event::Checkpointed { .. } | Event::Stopped { .. } => {
+            Event::Initial(_)
+            | Event::Epoch(_)
+            | Event::Traffic(_)
+            | Event::Checkpointed { .. }
+            | Event::Stopped { .. } => {
                 return None;
             }
         };
