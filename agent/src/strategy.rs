@@ -255,18 +255,22 @@ impl Strategy {
         if text.is_empty() { "none".to_owned() } else { text }
     }
 
-    /// Factors of rows in a mini-batch of `n` rows, the first `n_new` of which are new.
+    /// Factors of rows in a mini-batch of so many new rows, remembered rows, and rows without labels.
     ///
-    /// All rows share one mean, except with stored logits: there the new rows have a mean of their own, and the
-    /// remembered ones another, of their labels (times `beta`) and of the distance from what is stored.
-    pub fn row_weights(&self, n_new: usize, n: usize, beta: f32) -> RowWeights {
-        let n_remembered = n - n_new;
-        if self.retention != Retention::StoredLogits || n_remembered == 0 {
-            let past = if self.retention == Retention::StoredLogits { 0.0 } else { 1.0 };
-            return RowWeights { labels: [1.0; 2], past: [past; 2] };
+    /// New and remembered rows share one mean, except with stored logits: there the new rows have a mean of their own,
+    /// and the remembered ones another, of their labels (times `beta`) and of the distance from what is stored.
+    pub fn row_weights(&self, [n_new, n_remembered, n_public]: [usize; 3], beta: f32) -> RowWeights {
+        let n = (n_new + n_remembered + n_public) as f32;
+        let mean_over = |rows: usize| if rows == 0 { 0.0 } else { n / rows as f32 };
+        if self.retention == Retention::StoredLogits {
+            let of_remembered = mean_over(n_remembered);
+            return RowWeights {
+                labels: [mean_over(n_new), beta * of_remembered, 0.0],
+                past: [0.0, of_remembered, 0.0],
+            };
         }
-        let (of_new, of_remembered) = (n as f32 / n_new.max(1) as f32, n as f32 / n_remembered as f32);
-        RowWeights { labels: [of_new, beta * of_remembered], past: [0.0, of_remembered] }
+        let of_labelled = mean_over(n_new + n_remembered);
+        RowWeights { labels: [of_labelled, of_labelled, 0.0], past: [of_labelled, of_labelled, 0.0] }
     }
 
     /// Groups of earlier classes within each of which the past's probabilities are kept, where the classes of each
@@ -289,13 +293,13 @@ impl Strategy {
     }
 }
 
-/// Factors of new and of remembered rows.
+/// Factors of new rows, of remembered ones, and of those without labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowWeights {
     /// Of labels.
-    pub labels: [f32; 2],
+    pub labels: [f32; 3],
     /// Of what is kept of the past.
-    pub past: [f32; 2],
+    pub past: [f32; 3],
 }
 
 #[cfg(test)]
@@ -320,10 +324,12 @@ mod tests {
 
     #[test]
     fn remembered_rows_have_a_mean_of_their_own_with_stored_logits() {
-        let weights = |name: &str, n_new, n| find(name).unwrap().row_weights(n_new, n, 0.5);
-        assert_eq!(weights("replay", 12, 18), RowWeights { labels: [1.0; 2], past: [1.0; 2] });
-        assert_eq!(weights("der++", 12, 12), RowWeights { labels: [1.0; 2], past: [0.0; 2] });
-        assert_eq!(weights("der++", 12, 18), RowWeights { labels: [1.5, 1.5], past: [0.0, 3.0] });
+        let weights = |name: &str, rows| find(name).unwrap().row_weights(rows, 0.5);
+        let all = |labels, past| RowWeights { labels, past };
+        assert_eq!(weights("replay", [12, 6, 0]), all([1.0, 1.0, 0.0], [1.0, 1.0, 0.0]));
+        assert_eq!(weights("lwf", [12, 6, 18]), all([2.0, 2.0, 0.0], [2.0, 2.0, 0.0]));
+        assert_eq!(weights("der++", [12, 0, 0]), all([1.0, 0.0, 0.0], [0.0; 3]));
+        assert_eq!(weights("der++", [12, 6, 0]), all([1.5, 1.5, 0.0], [0.0, 3.0, 0.0]));
     }
 
     #[test]

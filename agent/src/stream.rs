@@ -35,10 +35,10 @@ pub enum StreamError {
     )]
     TooFewForDomains { class: String, split: &'static str, found: usize, experiences: usize },
     #[error(
-        "class `{class}` has 1 training sample in an experience, and none can be held out; expected at least 2, or \
-         `stream.validation` = 0"
+        "class `{class}` has 1 training sample in an experience, and none can be taken out; expected at least 2, or \
+         `stream.{purpose}` = 0"
     )]
-    TooFewForValidation { class: String },
+    TooFewForShare { class: String, purpose: String },
     #[error("`data.classes`: expected at most the {found} classes of the data, found {expected}")]
     TooFewClasses { expected: usize, found: usize },
     #[error(

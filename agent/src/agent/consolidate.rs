@@ -68,8 +68,8 @@ impl Knowledge {
     }
 
     /// Factors of the rows of a mini-batch.
-    pub fn row_weights(&self, n_new: usize, n: usize) -> RowWeights {
-        self.strategy.row_weights(n_new, n, self.constant_or_zero(&strategy::BETA))
+    pub fn row_weights(&self, n_rows: [usize; 3]) -> RowWeights {
+        self.strategy.row_weights(n_rows, self.constant_or_zero(&strategy::BETA))
     }
 
     pub fn stored(&self, id: SampleId) -> Option<&[f32]> {

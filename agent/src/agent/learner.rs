@@ -73,16 +73,19 @@ impl Learner {
         scalars: &Scalars,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<Trained, RuntimeError> {
-        let MiniBatch { ids, n_new } = batch;
+        let MiniBatch { ids, n_new, n_remembered } = batch;
         let step = self.session.n_steps();
-        let weights = self.knowledge.row_weights(*n_new, ids.len());
+        let n_labelled = n_new + n_remembered;
+        let weights = self.knowledge.row_weights([*n_new, *n_remembered, ids.len() - n_labelled]);
+        let kind_of_row = |row: usize| usize::from(row >= *n_new) + usize::from(row >= n_labelled);
+        let kinds: Vec<usize> = (0..ids.len()).map(kind_of_row).collect();
         let rows_of_part = ids.len().div_ceil(self.micro_batches).max(1);
         let n_parts = ids.len().div_ceil(rows_of_part);
         let mut n_taught = 0;
         let mut sum = StepReport::default();
-        for (i, part_ids) in ids.chunks(rows_of_part).enumerate() {
-            let n_new_here = n_new.saturating_sub(i * rows_of_part).min(part_ids.len());
-            n_taught += self.fill(part_ids, n_new_here, view, pool, weights, &mut teacher)?;
+        for (i, (part_ids, kinds)) in ids.chunks(rows_of_part).zip(kinds.chunks(rows_of_part)).enumerate() {
+            let seen = ViewBatch { ids: part_ids, view, pool };
+            n_taught += self.fill(&seen, kinds, weights, &mut teacher)?;
             let part = Part {
                 weight: part_ids.len() as f32 / ids.len() as f32,
                 is_last: i + 1 == n_parts,
@@ -101,26 +104,25 @@ impl Learner {
         Ok(Trained { report: sum, n_taught })
     }
 
-    /// Makes the samples the current mini-batch; how many have a teacher.
+    /// Makes the samples the current mini-batch; how many have a teacher. `kinds` says of each row whether it is new,
+    /// remembered or without a label (0, 1, 2).
     fn fill(
         &mut self,
-        ids: &[SampleId],
-        n_new: usize,
-        view: View,
-        pool: &[SampleId],
+        seen: &ViewBatch<'_>,
+        kinds: &[usize],
         weights: RowWeights,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<usize, RuntimeError> {
         let k = self.n_classes;
+        let ViewBatch { ids, view, .. } = *seen;
         let Learner { session, source, views, knowledge, .. } = self;
         let batch = session.batch_mut(ids.len())?;
-        let seen = ViewBatch { ids, view, pool };
-        let mixes = views.fill_batch(&source.train, &source.normalization, &seen, batch.input);
+        let mixes = views.fill_batch(&source.train, &source.normalization, seen, batch.input);
         batch.past_logits.fill(0.0);
         let mut n_taught = 0;
         for (row, (id, mix)) in ids.iter().zip(&mixes).enumerate() {
             let of_row = row * k..(row + 1) * k;
-            let kind = usize::from(row >= n_new);
+            let kind = kinds[row];
             let labels = &mut batch.labels[of_row.clone()];
             write_label(&source.train, *id, mix.as_ref(), labels);
             labels.iter_mut().for_each(|label| *label *= weights.labels[kind]);

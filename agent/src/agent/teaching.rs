@@ -71,6 +71,7 @@ impl Agent<'_> {
         if let Some(link) = &mut self.link {
             let mut samples = new;
             samples.extend_from_slice(self.memory.ids());
+            samples.extend_from_slice(self.stream.proxy());
             samples.sort_unstable();
             samples.dedup();
             // Views are used in turn, one an epoch: with few epochs the last are never used.

@@ -184,6 +184,8 @@ impl Agent<'_> {
             replay: &replay,
             batch_size: self.config.train.batch_size,
             replay_batch_size: self.config.replay.batch_size,
+            proxy: self.stream.proxy(),
+            proxy_batch_size: self.config.train.proxy_batch_size,
             seed: self.config.seed,
             experience: experience as u32,
             epoch,

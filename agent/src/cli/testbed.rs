@@ -298,7 +298,7 @@ fn run_arm(name: &str, agents: &[Planned], style: Style, log: Format, stop: &Sto
     for (index, output) in received {
         match output {
             // How one agent goes on by itself: the lab says how all of it does.
-            Output::Record(Record { event: Event::Stopped { .. }, .. }) => {}
+            Output::Record(record) if matches!(record.event, Event::Stopped { .. }) => {}
             Output::Record(record) => {
                 progress.on(&names[index], &record);
                 runs[index].apply(&record);

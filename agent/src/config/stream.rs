@@ -25,7 +25,10 @@ pub struct StreamConfig {
     pub class_order: ClassOrder,
     /// Share of each class's training samples that is held out for validation. Default: 0.
     pub validation: f64,
-    /// Seeds domains and validation; agents with the same seed have the same. Default: 0.
+    /// Share of each class's training samples that is public: every agent may see them at any time, without their
+    /// labels, and its student head learns what teachers say of them. Default: 0.
+    pub proxy: f64,
+    /// Seeds domains, validation and proxy; agents with the same seed have the same. Default: 0.
     pub seed: u64,
 }
 
@@ -37,6 +40,7 @@ impl Default for StreamConfig {
             experiences: 5,
             class_order: ClassOrder::Seed(0),
             validation: 0.0,
+            proxy: 0.0,
             seed: 0,
         }
     }
@@ -47,7 +51,7 @@ impl StreamConfig {
     pub(super) fn checks(&self) -> impl Iterator<Item = Check> {
         let has_domains = self.kind == StreamKind::DomainIncremental;
         let experiences = self.experiences.to_string();
-        let checks: [Check; 5] = [
+        let checks: [Check; 6] = [
             (
                 "stream.experiences",
                 (1..=MAX_EXPERIENCES).contains(&self.experiences),
@@ -77,6 +81,12 @@ impl StreamConfig {
                 (0.0..1.0).contains(&self.validation),
                 "a share from 0 to below 1",
                 self.validation.to_string(),
+            ),
+            (
+                "stream.proxy",
+                (0.0..1.0).contains(&self.proxy),
+                "a share from 0 to below 1",
+                self.proxy.to_string(),
             ),
         ];
         checks.into_iter()

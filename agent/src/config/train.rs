@@ -25,6 +25,8 @@ pub struct TrainConfig {
     pub epochs: u32,
     /// New samples in a mini-batch, beside those replayed. Default: 32.
     pub batch_size: usize,
+    /// Rows of the proxy set (`stream.proxy`) in a mini-batch, beside new and replayed ones. Default: 32.
+    pub proxy_batch_size: usize,
     /// Default: 0.001.
     pub learning_rate: f32,
     /// Course of the learning rate within each experience. Default: constant.
@@ -68,6 +70,7 @@ impl Default for TrainConfig {
             threads: 1,
             epochs: 20,
             batch_size: 32,
+            proxy_batch_size: 32,
             learning_rate: 0.001,
             schedule: LearningRateSchedule::default(),
             pretrain_epochs: 0,
@@ -117,7 +120,7 @@ impl TrainConfig {
     /// What each key must be.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check> {
         let finite_positive = |v: f32| v.is_finite() && v > 0.0;
-        let checks: [Check; 15] = [
+        let checks: [Check; 16] = [
             (
                 "train.threads",
                 (1..=MAX_THREADS).contains(&self.threads),
@@ -136,6 +139,12 @@ impl TrainConfig {
                 (1..=MAX_BATCH).contains(&self.batch_size),
                 "between 1 and 65536",
                 self.batch_size.to_string(),
+            ),
+            (
+                "train.proxy_batch_size",
+                (1..=MAX_BATCH).contains(&self.proxy_batch_size),
+                "between 1 and 65536",
+                self.proxy_batch_size.to_string(),
             ),
             (
                 "train.learning_rate",

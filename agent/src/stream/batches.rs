@@ -14,6 +14,9 @@ pub struct BatchPlan<'a> {
     pub batch_size: usize,
     /// Remembered samples in a mini-batch, beside the new ones.
     pub replay_batch_size: usize,
+    /// Public samples without labels, and how many of them are in a mini-batch.
+    pub proxy: &'a [SampleId],
+    pub proxy_batch_size: usize,
     pub seed: u64,
     pub experience: u32,
     pub epoch: u32,
@@ -22,13 +25,15 @@ pub struct BatchPlan<'a> {
 /// Samples of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MiniBatch {
-    /// New ones, then remembered ones.
+    /// New ones, then remembered ones, then those without labels.
     pub ids: Vec<SampleId>,
     pub n_new: usize,
+    pub n_remembered: usize,
 }
 
 /// The mini-batches: the current samples shuffled and cut (the last batch may be short), each followed by the
-/// next of the remembered samples, which are shuffled too and start anew when they run out.
+/// next of the remembered samples, and of the public ones, which are shuffled too and start anew when
+/// they run out.
 pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<MiniBatch> {
     let counters = [u64::from(plan.experience), u64::from(plan.epoch)];
     let shuffled = |ids: &[SampleId], purpose: &str| {
@@ -41,11 +46,20 @@ pub fn epoch_batches(plan: &BatchPlan<'_>) -> Vec<MiniBatch> {
     // A mini-batch never holds the same remembered sample twice.
     let n_replayed = plan.replay_batch_size.min(replay.len());
     let mut remembered = replay.iter().cycle();
+    let proxy = shuffled(plan.proxy, "proxy-batches");
+    let n_public = plan.proxy_batch_size.min(proxy.len());
+    let mut public = proxy.iter().cycle();
     current
         .chunks(plan.batch_size.max(1))
         .map(|chunk| MiniBatch {
-            ids: chunk.iter().chain(remembered.by_ref().take(n_replayed)).copied().collect(),
+            ids: chunk
+                .iter()
+                .chain(remembered.by_ref().take(n_replayed))
+                .chain(public.by_ref().take(n_public))
+                .copied()
+                .collect(),
             n_new: chunk.len(),
+            n_remembered: n_replayed,
         })
         .collect()
 }
@@ -69,6 +83,7 @@ mod tests {
             let (current, replay) = (ids(0..n_current), ids(1000..1000 + n_replay));
             let batches = epoch_batches(&BatchPlan {
                 current: &current, replay: &replay, batch_size: batch, replay_batch_size: replayed,
+                proxy: &[], proxy_batch_size: 0,
                 seed, experience: 0, epoch,
             });
             let mut seen: Vec<SampleId> = batches.iter().flat_map(|b| &b.ids).copied().filter(|id| id.0 < 1000).collect();
@@ -93,6 +108,8 @@ mod tests {
             replay: &[],
             batch_size: 16,
             replay_batch_size: 0,
+            proxy: &[],
+            proxy_batch_size: 0,
             seed: 1,
             experience: 0,
             epoch: 0,

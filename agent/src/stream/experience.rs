@@ -28,6 +28,7 @@ pub struct Experience {
 pub struct ExperienceStream {
     kind: StreamKind,
     experiences: Vec<Experience>,
+    proxy: Vec<SampleId>,
 }
 
 impl ExperienceStream {
@@ -40,15 +41,23 @@ impl ExperienceStream {
             StreamKind::ClassIncremental | StreamKind::TaskIncremental => by_classes(source, config)?,
             StreamKind::DomainIncremental => by_domains(source, config)?,
         };
-        let experiences = (0_u16..).zip(parts).map(|(task, part)| {
-            let Part { classes, train, test } = part;
-            let (train, validation) = hold_out(&source.train, (task, &classes), train, config)?;
-            Ok(Experience { task, classes, train, validation, test })
-        });
-        Ok(ExperienceStream {
-            kind: config.kind,
-            experiences: experiences.collect::<Result<_, StreamError>>()?,
-        })
+        let mut experiences = Vec::with_capacity(parts.len());
+        let mut proxy = Vec::new();
+        for (task, Part { classes, train, test }) in (0_u16..).zip(parts) {
+            let of = Share { data: &source.train, task, classes: &classes, config };
+            let (train, public) = of.take_out("proxy", config.proxy, train)?;
+            let (train, validation) = of.take_out("validation", config.validation, train)?;
+            proxy.extend(public);
+            experiences.push(Experience { task, classes, train, validation, test });
+        }
+        proxy.sort_unstable();
+        Ok(ExperienceStream { kind: config.kind, experiences, proxy })
+    }
+
+    /// Training samples of all classes that every agent may see at any time, but without their labels. In no
+    /// experience.
+    pub fn proxy(&self) -> &[SampleId] {
+        &self.proxy
     }
 
     pub fn experiences(&self) -> &[Experience] {
@@ -146,33 +155,48 @@ fn samples_of(data: &Dataset, classes: &[u16], split: &'static str) -> Result<Ve
     Ok(ids.map(|(id, _)| SampleId(id)).collect())
 }
 
-/// Takes the validation samples out of an experience's: (training, validation), both in the order of the data set.
-/// At least one sample of each class is on each side.
-fn hold_out(
-    data: &Dataset,
-    (task, classes): (u16, &[u16]),
-    samples: Vec<SampleId>,
-    config: &StreamConfig,
-) -> Result<(Vec<SampleId>, Vec<SampleId>), StreamError> {
-    if config.validation == 0.0 {
-        return Ok((samples, Vec::new()));
-    }
-    // Agents with the same seed hold out the same samples of a class, whenever it comes.
-    let domain = if config.kind == StreamKind::DomainIncremental { u64::from(task) } else { 0 };
-    let draw = Draw::new(config.seed, "validation");
-    let mut held_out = vec![false; data.len()];
-    for &class in classes {
-        let mut ids: Vec<SampleId> = samples.iter().copied().filter(|id| data.label(*id) == class).collect();
-        if ids.len() < 2 {
-            return Err(StreamError::TooFewForValidation { class: data.classes[usize::from(class)].clone() });
+/// Where a share of the samples is taken out.
+struct Share<'a> {
+    data: &'a Dataset,
+    task: u16,
+    classes: &'a [u16],
+    config: &'a StreamConfig,
+}
+
+impl Share<'_> {
+    /// A share of each class of an experience's samples: (the others, those taken out), both in the order of the data
+    /// set. At least one sample of each class is on each side.
+    fn take_out(
+        &self,
+        purpose: &str,
+        share: f64,
+        samples: Vec<SampleId>,
+    ) -> Result<(Vec<SampleId>, Vec<SampleId>), StreamError> {
+        let Share { data, task, classes, config } = *self;
+        if share == 0.0 {
+            return Ok((samples, Vec::new()));
         }
-        draw.shuffle(&mut ids, &[u64::from(class), domain]);
-        let share = (config.validation * ids.len() as f64 + 0.5).floor() as usize;
-        ids.truncate(share.clamp(1, ids.len() - 1));
-        ids.iter().for_each(|id| held_out[id.0 as usize] = true);
+        // Agents with the same seed take out the same samples of a class, whenever it comes.
+        let domain = if config.kind == StreamKind::DomainIncremental { u64::from(task) } else { 0 };
+        let draw = Draw::new(config.seed, purpose);
+        let mut taken = vec![false; data.len()];
+        for &class in classes {
+            let mut ids: Vec<SampleId> =
+                samples.iter().copied().filter(|id| data.label(*id) == class).collect();
+            if ids.len() < 2 {
+                return Err(StreamError::TooFewForShare {
+                    class: data.classes[usize::from(class)].clone(),
+                    purpose: purpose.to_owned(),
+                });
+            }
+            draw.shuffle(&mut ids, &[u64::from(class), domain]);
+            let n = (share * ids.len() as f64 + 0.5).floor() as usize;
+            ids.truncate(n.clamp(1, ids.len() - 1));
+            ids.iter().for_each(|id| taken[id.0 as usize] = true);
+        }
+        let (taken, left) = samples.into_iter().partition(|id| taken[id.0 as usize]);
+        Ok((left, taken))
     }
-    let (validation, train) = samples.into_iter().partition(|id| held_out[id.0 as usize]);
-    Ok((train, validation))
 }
 
 #[cfg(test)]
@@ -306,14 +330,15 @@ mod tests {
         #[test]
         fn every_sample_is_in_one_experience_or_held_out(
             per_experience in 1_usize..4, n_experiences in 1_usize..5, kind in 0_usize..3,
-            counts in prop::collection::vec(8_usize..30, 16), order: u64, seed: u64,
-            validation in prop_oneof![Just(0.0), 0.001..0.999_f64],
+            counts in prop::collection::vec(16_usize..30, 16), order: u64, seed: u64,
+            validation in prop_oneof![Just(0.0), 0.001..0.999_f64], proxy in prop_oneof![Just(0.0), 0.001..0.3_f64],
         ) {
             let kinds = [StreamKind::ClassIncremental, StreamKind::TaskIncremental, StreamKind::DomainIncremental];
             let source = source(&counts[..per_experience * n_experiences], seed);
             let class_order = ClassOrder::Seed(order);
             let config = StreamConfig {
-                kind: kinds[kind], domains: Domains::Instances, experiences: n_experiences, class_order, validation, seed,
+                kind: kinds[kind], domains: Domains::Instances, experiences: n_experiences, class_order, validation, proxy,
+                seed,
             };
             let stream = ExperienceStream::new(&source, &config).unwrap();
             prop_assert_eq!(&stream, &ExperienceStream::new(&source, &config).unwrap());
@@ -324,8 +349,13 @@ mod tests {
                 ids
             };
             let everything: Vec<u32> = (0..source.train.len() as u32).collect();
-            prop_assert_eq!(&all(|e| [&e.train[..], &e.validation].concat()), &everything);
+            let mut used = all(|e| [&e.train[..], &e.validation].concat());
+            used.extend(stream.proxy().iter().map(|id| id.0));
+            used.sort_unstable();
+            prop_assert_eq!(&used, &everything);
             prop_assert_eq!(&all(|e| e.test.clone()), &everything);
+            let public: std::collections::BTreeSet<u16> = stream.proxy().iter().map(|id| source.train.label(*id)).collect();
+            prop_assert_eq!(public.len(), if proxy > 0.0 { source.train.classes.len() } else { 0 });
             prop_assert_eq!(stream.experiences().len(), n_experiences);
             for (i, e) in stream.experiences().iter().enumerate() {
                 prop_assert_eq!(usize::from(e.task), i);

@@ -8,9 +8,11 @@ use std::path::Path;
 use dkt_agent::config::{AgentConfig, OptimizerConfig};
 use dkt_agent::strategy::schedule::{Every, LearningRateSchedule};
 use dkt_agent::strategy::{STRATEGIES, TrainsOn};
+use dkt_agent::stream::ClassOrder;
 use dkt_agent::stream::memory::Selection;
 use dkt_agent::telemetry::event::{Epoch, Event};
 use dkt_models::DualHead;
+use dkt_tests::broker::Mosquitto;
 use dkt_tests::config;
 use dkt_tests::process::Ended;
 use onnx_grad::graph::Graph;
@@ -186,6 +188,35 @@ fn a_trained_network_teaches_every_row_of_its_experience() {
     // The student head sees the classes one experience after the other too, but its teacher knows all.
     assert!(of_student(&ended) > of_student(&alone) + 0.2, "{} {}", of_student(&ended), of_student(&alone));
     assert!(taught_by > 0.9, "{taught_by}");
+}
+
+/// Two agents with half of the classes each, one after the other; what one does not have, the other teaches.
+#[test]
+fn a_public_set_teaches_the_student_head_classes_that_its_agent_never_sees() {
+    let root = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let agent = |name: &str, order: Vec<u16>| {
+        let mut config = config::exchanging(root.path(), name, &broker.url(), None);
+        config.stream.class_order = ClassOrder::List(order);
+        config.stream.proxy = 0.3;
+        config.train.epochs = 30;
+        config.train.proxy_batch_size = 64;
+        config
+    };
+    let alice = start(&agent("alice", (0..10).collect()));
+    let bob = start(&agent("bob", (0..10).rev().collect()));
+    for mut agent in [alice, bob] {
+        let heads = agent.wait_for("the end of an experience", |event| match event {
+            Event::Evaluated(evaluated) => Some(evaluated.heads.clone()),
+            _ => None,
+        });
+        // R[0][1]: classes of the second experience, after the first.
+        let of = |head: usize| heads[head].per_experience[1];
+        assert!(of(0) < 0.05, "labels alone cannot teach them: {}", of(0));
+        assert!(of(1) > 0.5, "the peer has taught {} of them", of(1));
+        agent.kill();
+        agent.end();
+    }
 }
 
 #[test]

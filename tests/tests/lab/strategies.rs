@@ -117,7 +117,8 @@ impl<'a> Run<'a> {
     /// Makes a step's mini-batch the current one, weighed as the strategy weighs it.
     fn fill(&mut self, at: &str, n_new: usize, n: usize) {
         let tensor = |name: &str| self.oracle.tensors.get(&format!("{at}.{name}"));
-        let weights = self.config.strategy.strategy().row_weights(n_new, n, self.constant(&BETA));
+        let weights =
+            self.config.strategy.strategy().row_weights([n_new, n - n_new, 0], self.constant(&BETA));
         let asks_past_network = self.asks_past_network();
         let batch = self.session.batch_mut(n).unwrap();
         batch.input.copy_from_slice(tensor("input").unwrap());
