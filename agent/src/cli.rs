@@ -2,6 +2,7 @@
 
 mod analyse;
 mod broker;
+mod children;
 mod data;
 mod eval;
 mod log;
