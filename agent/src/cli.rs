@@ -5,6 +5,7 @@ mod broker;
 mod children;
 mod data;
 mod eval;
+mod experiment;
 mod log;
 mod model;
 mod run;
@@ -23,6 +24,10 @@ use crate::data::DataError;
 use crate::durable::WriteError;
 use crate::eval::EvalError;
 use crate::exchange::ExchangeError;
+use crate::experiment::folder::FolderError;
+use crate::experiment::plan::PlanError;
+use crate::experiment::result::ResultError;
+use crate::experiment::teacher::TeacherError;
 use crate::stream::StreamError;
 use crate::train::checkpoint::CheckpointError;
 use crate::train::runtime::RuntimeError;
@@ -51,6 +56,8 @@ enum Command {
     Run(run::Arguments),
     /// Run a whole lab of agents on this machine and report on it
     Testbed(testbed::Arguments),
+    /// Run a whole study: several seeds, treatment and control, a report with means and differences
+    Experiment(experiment::Arguments),
     /// Run an MQTT broker for trying things out (no security; loopback by default)
     Broker(broker::Arguments),
     /// Evaluate a dual-head ONNX model on test data, without ONNX Runtime
@@ -95,6 +102,14 @@ pub(crate) enum CliError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    RunResult(#[from] ResultError),
+    #[error(transparent)]
+    Teacher(#[from] TeacherError),
     #[error("cannot {action} `{}`", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` would be overwritten by what is made of it; choose another output", .path.display())]
@@ -139,7 +154,17 @@ impl CliError {
             CliError::SameFile { .. }
             | CliError::OptionNeeds { .. }
             | CliError::Analysis(AnalysisError::Pairs { .. } | AnalysisError::Perplexity { .. }) => USAGE,
-            CliError::Config(_) | CliError::Stream(_) => CONFIG,
+            CliError::Plan(PlanError::Scale(_) | PlanError::Override(_)) => USAGE,
+            CliError::Config(_) | CliError::Stream(_) | CliError::Plan(_) => CONFIG,
+            CliError::Folder(e) => match e {
+                FolderError::Io { .. } | FolderError::Write(_) => IO,
+                FolderError::InUse { .. } => UNAVAILABLE,
+                _ => CONFIG,
+            },
+            CliError::RunResult(ResultError::Read { .. }) => IO,
+            CliError::RunResult(_) => DATA,
+            CliError::Teacher(TeacherError::None { .. }) => NO_INPUT,
+            CliError::Teacher(_) => CONFIG,
             CliError::Data(DataError::Unknown { .. }) | CliError::NoLab { .. } => NO_INPUT,
             CliError::Model(_)
             | CliError::Graph(_)
@@ -183,6 +208,7 @@ impl CliError {
             | CliError::Model(_)
             | CliError::Read(_)
             | CliError::Data(_)
+            | CliError::Teacher(_)
             | CliError::Eval(_) => true,
             // What a command writes, and what an agent keeps for itself, is no input.
             _ => false,
@@ -242,6 +268,7 @@ pub fn main() -> ExitCode {
     let result = log.start().and_then(|()| match command {
         Command::Run(arguments) => run::run(arguments),
         Command::Testbed(arguments) => testbed::run(arguments, log.log_format),
+        Command::Experiment(arguments) => experiment::run(arguments, log.log_format),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Data(command) => data::run(command),

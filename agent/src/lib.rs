@@ -13,6 +13,7 @@ pub mod draw;
 pub mod durable;
 pub mod eval;
 pub mod exchange;
+pub mod experiment;
 pub mod ids;
 pub mod report;
 pub mod strategy;

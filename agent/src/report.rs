@@ -1,6 +1,7 @@
 //! What a run or a lab came to: tables for the terminal, a CSV and a JSON file, an HTML page.
 
 pub mod analysis;
+pub mod experiment;
 mod heat_map;
 pub mod html;
 mod measures;

@@ -162,6 +162,17 @@ pub(super) fn run_arm(
     log: Format,
     stop: &Stop,
 ) -> Result<Arm, CliError> {
+    run_agents(name, agents, |names| Progress::new(style, names), log, stop)
+}
+
+/// As [`run_arm`], with progress as `show` makes it from the agents' names, once they have started.
+pub(super) fn run_agents(
+    name: &str,
+    agents: &[Planned],
+    show: impl FnOnce(&[String]) -> Progress,
+    log: Format,
+    stop: &Stop,
+) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
     let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
     let mut children = Children(Vec::new());
@@ -171,7 +182,7 @@ pub(super) fn run_arm(
     drop(lines);
     stop.watch(&children);
     tell(&format!("{name}: {}\n", names.join(", ")));
-    let mut progress = Progress::new(style, &names);
+    let mut progress = show(&names);
     let mut runs = vec![RunRecord::default(); agents.len()];
     for (index, output) in received {
         match output {

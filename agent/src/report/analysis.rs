@@ -72,6 +72,7 @@ fn lines(table: &CkaTable) -> Vec<Line> {
         name: matched.name,
         color,
         dashed: false,
+        thin: false,
     };
     let lines = few(first.same_depth()).into_iter().enumerate().map(drawn);
     lines.filter(|line| !line.points.is_empty()).collect()

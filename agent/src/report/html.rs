@@ -46,12 +46,8 @@ pub fn write(record: &LabRecord, path: &Path) -> Result<(), WriteError> {
 }
 
 fn render(record: &LabRecord) -> String {
-    let title = escape(&record.title);
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{}</p>\n",
-        escape(&summary(record))
-    );
+    let mut html = page(&record.title);
+    let _ = writeln!(html, "<p>{}</p>", escape(&summary(record)));
     let _ = writeln!(html, "<pre>{}</pre>", escape(&table::render(record)));
     html.push_str(&measures(record));
     html.push_str("<h2>Accuracy over experiences</h2>\n");
@@ -99,6 +95,15 @@ fn render(record: &LabRecord) -> String {
     html
 }
 
+/// A page as far as its heading.
+pub(super) fn page(title: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    )
+}
+
 /// Two sentences from the numbers.
 fn summary(record: &LabRecord) -> String {
     let final_mean = |arm: &Arm, head: &str| {
@@ -131,7 +136,7 @@ fn summary(record: &LabRecord) -> String {
 }
 
 /// A line plot, or a word where there is nothing to plot.
-fn curves(html: &mut String, lines: &[Line], axes: &Axes<'_>, caption: &str) {
+pub(super) fn curves(html: &mut String, lines: &[Line], axes: &Axes<'_>, caption: &str) {
     if lines.is_empty() {
         let _ = writeln!(html, "<p>{}: none.</p>", escape(caption));
     } else {
@@ -158,7 +163,7 @@ fn agent_lines(record: &LabRecord, points: impl Fn(&RunRecord) -> Vec<(f64, f64)
             let points = points(run);
             if !points.is_empty() {
                 let name = format!("{}, {}", run.name(), arm.name);
-                lines.push(Line { name, points, color, dashed: a > 0 });
+                lines.push(Line { name, points, color, dashed: a > 0, thin: false });
             }
         }
     }

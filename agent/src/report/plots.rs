@@ -9,8 +9,11 @@ use plotters::prelude::*;
 pub(super) use self::heatmap::{Heatmap, heatmap};
 pub(super) use self::scatter::{MAX_NAMED_CLASSES, Mark, scatter};
 
+/// Lines that can have a colour of their own.
+pub(super) const N_COLORS: usize = 7;
+
 /// Okabe and Ito's palette: distinct for all common kinds of colour vision.
-const PALETTE: [RGBColor; 7] = [
+const PALETTE: [RGBColor; N_COLORS] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -21,13 +24,16 @@ const PALETTE: [RGBColor; 7] = [
 ];
 const FONT: &str = "sans-serif";
 
-/// A named line; dashed lines are for the control.
+/// A line; dashed lines are for the control.
 pub(super) struct Line {
+    /// Empty for one that is not in the legend.
     pub name: String,
     pub points: Vec<(f64, f64)>,
     /// Lines of one colour belong together.
     pub color: usize,
     pub dashed: bool,
+    /// One of several that a thicker one sums up.
+    pub thin: bool,
 }
 
 /// What a line plot is of.
@@ -92,7 +98,7 @@ fn draw_lines(
     mesh.draw()?;
     for line in lines {
         let color = PALETTE[line.color % PALETTE.len()];
-        let style = color.stroke_width(2);
+        let style = if line.thin { color.mix(0.45).stroke_width(1) } else { color.stroke_width(2) };
         let points = line.points.iter().copied();
         if line.dashed {
             chart.draw_series(DashedLineSeries::new(points, 6, 4, style))?;
@@ -105,7 +111,7 @@ fn draw_lines(
 
 /// At the right of the plot, so that no curve is hidden.
 fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line]) -> Result<(), Failed> {
-    for (i, line) in lines.iter().enumerate() {
+    for (i, line) in lines.iter().filter(|line| !line.name.is_empty()).enumerate() {
         let y = 24 + 20 * i as i32;
         let color = PALETTE[line.color % PALETTE.len()];
         let segments: &[(i32, i32)] =

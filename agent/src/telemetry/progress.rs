@@ -6,6 +6,7 @@
 mod lines;
 mod pace;
 mod shown;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -15,6 +16,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use self::lines::Lines;
 use self::shown::Shown;
+pub use self::whole::Whole;
 use super::event::{Event, Record};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +31,9 @@ pub enum Style {
     Json,
 }
 
+/// Steps of the bar for the whole in each of its runs.
+const PARTS: u64 = 1000;
+
 /// One agent's line.
 struct Agent {
     bar: ProgressBar,
@@ -39,6 +44,8 @@ pub struct Progress {
     style: Style,
     bars: MultiProgress,
     agents: BTreeMap<String, Agent>,
+    /// A bar above the agents' for what their run is a part of.
+    whole: Option<(Whole, ProgressBar)>,
     /// Where lines go; none with bars, and none after the end.
     lines: Option<Lines>,
     /// Lines dropped since that was last told.
@@ -70,7 +77,29 @@ impl Progress {
             Style::Plain => Some(Lines::start(std::io::stderr())),
             Style::Bar | Style::Auto => None,
         };
-        Progress { style, bars, agents, lines, n_dropped: 0, t_s: 0.0 }
+        Progress { style, bars, agents, whole: None, lines, n_dropped: 0, t_s: 0.0 }
+    }
+
+    /// As [`Progress::new`], for a run that is a part of `whole`.
+    pub fn of_part(style: Style, agents: &[String], whole: Whole) -> Self {
+        let mut progress = Progress::new(style, agents);
+        if progress.style == Style::Bar {
+            let bar = progress.bars.insert(0, ProgressBar::new(PARTS * whole.n_runs() as u64));
+            let template = ProgressStyle::with_template("[{bar:30}] {percent:>3}% {msg}")
+                .expect("invariant: the template is well formed");
+            bar.set_style(template.progress_chars("=> "));
+            progress.whole = Some((whole, bar));
+            progress.show_whole();
+        }
+        progress
+    }
+
+    fn show_whole(&self) {
+        let Some((whole, bar)) = &self.whole else { return };
+        let share = |a: &Agent| a.bar.position() as f64 / a.bar.length().unwrap_or(1).max(1) as f64;
+        let share = self.agents.values().map(share).sum::<f64>() / self.agents.len().max(1) as f64;
+        bar.set_position((PARTS as f64 * (whole.n_done() as f64 + share)) as u64);
+        bar.set_message(whole.text(share));
     }
 
     /// Shows one event of an agent. Waits a second at most for whoever reads lines.
@@ -96,7 +125,9 @@ impl Progress {
             Event::Finished(_) if self.style == Style::Bar => agent.bar.abandon(),
             _ => {}
         }
-        let Some(line) = agent.shown.line(name, record) else { return };
+        let line = agent.shown.line(name, record);
+        self.show_whole();
+        let Some(line) = line else { return };
         match (self.style, &record.event) {
             (Style::Plain, event) => self.line(line, is_worth_a_wait(event)),
             (_, Event::Warning { .. }) => self.line_above_bars(&line),
@@ -130,6 +161,9 @@ impl Progress {
         }
         for agent in self.agents.values().filter(|a| !a.bar.is_finished()) {
             agent.bar.abandon();
+        }
+        if let Some((_, bar)) = self.whole.take() {
+            bar.abandon();
         }
         if self.style == Style::Bar && !self.agents.is_empty() {
             // Finished bars leave the cursor at the end of the last one.

@@ -1,0 +1,193 @@
+//! `dkt experiment`: a whole study, run by run, that goes on where it was stopped.
+
+mod analysis;
+mod arguments;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use dkt_models::DualHead;
+use dkt_models::zoo::{self, BuildOptions};
+use onnx_grad::graph::Graph;
+
+pub(super) use self::arguments::Arguments;
+use self::arguments::Running;
+use super::children::{Planned, Stop, run_agents, start_broker, tell};
+use super::log::Format;
+use super::{CliError, io_error, print};
+use crate::agent::AgentError;
+use crate::config::{AgentConfig, ConfigError};
+use crate::data::DataSource;
+use crate::experiment::folder::ExperimentFolder;
+use crate::experiment::plan::{Options, Plan, Run, plan};
+use crate::experiment::result::RunResult;
+use crate::experiment::scale::{Facts, digest};
+use crate::report::experiment::{ArmRecord, ExperimentRecord, table};
+use crate::telemetry::progress::{Progress, Whole};
+
+pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
+    let (options, running) = arguments.read()?;
+    let source = crate::data::load(&options.data)?;
+    let facts = Facts::of(&source);
+    let plan = plan(&options, &facts, &digest(&source))?;
+    // Everything that can be refused is, before hours have gone into the first run.
+    check_networks(&options, &plan, &source)?;
+    drop(source);
+    crate::train::runtime::load()?;
+    let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
+    let _folder = ExperimentFolder::open(&options.out, &plan.settings)?;
+    let mut results =
+        plan.runs.iter().map(|run| RunResult::read(&run.folder)).collect::<Result<Vec<_>, _>>()?;
+    tell(&describe(&options, &plan, &facts));
+    let record = |results: &[Option<RunResult>]| record(&options, &plan, &facts, results);
+    let mut whole = Whole::new(plan.runs.len(), results.iter().flatten().count());
+    for (run, result) in plan.runs.iter().enumerate() {
+        if results[run].is_some() {
+            continue;
+        }
+        if stop.is_set() {
+            break;
+        }
+        results[run] = run_one(result, &name(&plan, result), &running, &whole, log, &stop)?;
+        if results[run].is_some() {
+            whole.done();
+        }
+        record(&results).write(&options.out)?;
+    }
+    let mut record = record(&results);
+    record.write(&options.out)?;
+    if record.n_finished == record.n_runs {
+        tell("Comparing the networks of the first seed\n");
+        record.analyses = analysis::sections(&plan)?;
+        record.write(&options.out)?;
+    }
+    let mut text = format!("{}\n", table(&record));
+    if record.n_finished < record.n_runs {
+        text += "Stopped and saved; the same command goes on from here.\n";
+    }
+    text += &format!("Written to {}: report.html, results.csv, results.json\n", options.out.display());
+    print(&text)
+}
+
+/// Runs the agents of one run; `None` if they were stopped before their end.
+fn run_one(
+    run: &Run,
+    name: &str,
+    running: &Running,
+    whole: &Whole,
+    log: Format,
+    stop: &Stop,
+) -> Result<Option<RunResult>, CliError> {
+    // A broker of its own, so that nothing that an earlier run has left there is taken for this one's.
+    let broker = run.exchanges().then(|| start_broker(&running.broker)).transpose()?;
+    let url = broker.as_ref().map(|broker| broker.url.as_str());
+    let agents = run.agents.iter().map(|agent| planned(agent, url)).collect::<Result<Vec<_>, _>>()?;
+    tell(&format!("{}; now ", whole.text(0.0)));
+    let show = |names: &[String]| Progress::of_part(running.progress, names, whole.clone());
+    let arm = run_agents(name, &agents, show, log, stop)?;
+    let Some(result) = RunResult::of(&arm.agents) else { return Ok(None) };
+    result.write(&run.folder)?;
+    Ok(Some(result))
+}
+
+fn planned(agent: &AgentConfig, broker: Option<&str>) -> Result<Planned, CliError> {
+    let mut agent = agent.clone();
+    let out = agent.out_dir();
+    if let Some(broker) = broker {
+        broker.clone_into(&mut agent.exchange.broker);
+    }
+    let path = out.join("agent.toml");
+    agent.validate(&path)?;
+    let toml =
+        toml::to_string(&agent).map_err(|e| ConfigError::Read { path, source: std::io::Error::other(e) })?;
+    Ok(Planned { name: agent.agent.to_string(), out, tensorboard: None, toml })
+}
+
+/// Builds or reads each network once, and sees whether it fits the data.
+fn check_networks(options: &Options, plan: &Plan, source: &DataSource) -> Result<(), CliError> {
+    let shape = source.train.shape;
+    let input = [shape.channels, shape.height, shape.width].map(usize::from);
+    let trained =
+        options.teacher.as_ref().and_then(|t| t.trained.as_ref()).map(|t| t.last.display().to_string());
+    let agents = plan.runs.iter().flat_map(|run| &run.agents);
+    let networks: BTreeSet<String> = agents.map(|a| a.model.network.clone()).chain(trained).collect();
+    for network in networks {
+        let graph = if network.ends_with(".onnx") {
+            Graph::read(network.as_ref())?
+        } else {
+            zoo::build(&network, &BuildOptions { seed: 0, classes: plan.sizes.classes, input })?
+        };
+        let model = DualHead::from_graph(graph)?;
+        let found = (model.input_dims(), model.n_classes());
+        if found != (input, plan.sizes.classes) {
+            let text = |(input, classes): ([usize; 3], usize)| format!("{input:?} and {classes} classes");
+            return Err(CliError::Agent(AgentError::Mismatch {
+                network,
+                data: options.data.clone(),
+                what: "inputs of",
+                expected: text(found),
+                found: text((input, plan.sizes.classes)),
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn name(plan: &Plan, run: &Run) -> String {
+    let arm = run.arm.map_or("teacher", |arm| plan.arms[arm].label.as_str());
+    format!("{arm}, seed {}", run.seed)
+}
+
+/// What is going to be done, with every setting.
+fn describe(options: &Options, plan: &Plan, facts: &Facts) -> String {
+    let mut text = format!("{}: {}\n", options.preset.name, data(options, plan, facts));
+    for (key, value) in &plan.settings {
+        text += &format!("  {key} = {value}\n");
+    }
+    text
+}
+
+fn data(options: &Options, plan: &Plan, facts: &Facts) -> String {
+    let sizes = &plan.sizes;
+    let part = |used: Option<usize>, all: usize| match used {
+        Some(used) => format!("{used} of {all}"),
+        None => "all".to_owned(),
+    };
+    format!(
+        "`{}` ({}), {} experiences of {} classes, {} training and {} test samples of each class",
+        options.data,
+        facts.shape,
+        sizes.experiences,
+        sizes.classes / sizes.experiences,
+        part(sizes.train_per_class, facts.train_per_class),
+        part(sizes.test_per_class, facts.test_per_class)
+    )
+}
+
+fn record(options: &Options, plan: &Plan, facts: &Facts, results: &[Option<RunResult>]) -> ExperimentRecord {
+    let finished = || plan.runs.iter().zip(results).filter_map(|(run, result)| Some((run, result.as_ref()?)));
+    let runs_of = |arm| {
+        let runs = finished().filter(|(run, _)| run.arm == arm);
+        runs.map(|(run, result)| (run.seed, result.clone())).collect::<Vec<_>>()
+    };
+    let arms = plan.arms.iter().enumerate().map(|(i, arm)| ArmRecord {
+        key: arm.key.clone(),
+        label: arm.label.clone(),
+        runs: runs_of(Some(i)),
+    });
+    ExperimentRecord {
+        name: options.preset.name.to_owned(),
+        question: options.preset.question.to_owned(),
+        data: data(options, plan, facts),
+        scale: options.scale,
+        agents: options.agents,
+        seeds: options.seeds.clone(),
+        settings: plan.settings.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        arms: arms.collect(),
+        baseline: plan.baseline,
+        teacher: runs_of(None).into_iter().next().map(|(_, run)| run),
+        n_runs: plan.runs.len(),
+        n_finished: finished().count(),
+        analyses: Vec::new(),
+    }
+}

@@ -1,0 +1,210 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::data::ImageShape;
+use crate::experiment::preset::{self, PRESETS};
+use crate::strategy::STRATEGIES;
+use crate::stream::ClassOrder;
+
+const DIGITS: Facts = Facts {
+    classes: 10,
+    train_per_class: 139,
+    test_per_class: 35,
+    shape: ImageShape { channels: 1, height: 8, width: 8 },
+};
+const CIFAR100: Facts = Facts {
+    classes: 100,
+    train_per_class: 500,
+    test_per_class: 100,
+    shape: ImageShape { channels: 3, height: 32, width: 32 },
+};
+
+fn options(name: &str, set: &[&str]) -> Options {
+    let preset = preset::find(name).unwrap();
+    let teacher = preset.teacher.map(|kind| TeacherOptions {
+        recipe: preset::teacher(kind).unwrap(),
+        network: None,
+        set: Vec::new(),
+        keep_order: false,
+        trained: None,
+    });
+    Options {
+        preset,
+        recipe: &preset.student,
+        data: "data".to_owned(),
+        scale: 1.0,
+        agents: if preset.design == Design::Exchange { 2 } else { 1 },
+        seeds: vec![0, 5],
+        network: None,
+        teacher,
+        strategies: STRATEGIES.iter().collect(),
+        control: true,
+        threads: 1,
+        set: set.iter().map(|text| text.parse().unwrap()).collect(),
+        out: PathBuf::from("out"),
+    }
+}
+
+fn planned(options: &Options, facts: &Facts) -> Plan {
+    plan(options, facts, "d1g").unwrap_or_else(|e| panic!("{}: {e:?}", options.preset.name))
+}
+
+#[test]
+fn every_preset_is_valid_for_every_data_and_scale() {
+    for preset in &PRESETS {
+        for facts in [DIGITS, CIFAR100] {
+            for scale in [1.0, 0.1, 0.001] {
+                let plan = planned(&Options { scale, ..options(preset.name, &[]) }, &facts);
+                assert!(plan.runs.len() >= 2, "{}", preset.name);
+                let folders: BTreeSet<PathBuf> =
+                    plan.runs.iter().flat_map(|run| &run.agents).map(AgentConfig::out_dir).collect();
+                let n_agents: usize = plan.runs.iter().map(|run| run.agents.len()).sum();
+                assert_eq!(folders.len(), n_agents, "each agent has a folder of its own");
+                assert!(folders.iter().all(|folder| folder.starts_with("out")));
+            }
+        }
+    }
+    for recipe in &preset::TEACHERS {
+        planned(&Options { recipe, ..options("teacher", &[]) }, &CIFAR100);
+    }
+}
+
+#[test]
+fn the_thesis_figures_are_those_of_full_scale() {
+    let student = |name: &str| planned(&options(name, &[]), &CIFAR100).runs.pop().unwrap().agents[0].clone();
+    for (name, epochs, learning_rate, weight) in [
+        ("cifar100-training", 300, 0.001, 5.0),
+        ("splitcifar100-pretrained", 800, 0.01, 0.5),
+        ("step-training", 800, 0.01, 0.01),
+    ] {
+        let config = student(name);
+        let train = &config.train;
+        assert_eq!(
+            (train.epochs, train.learning_rate, train.distill.weight),
+            (epochs, learning_rate, weight)
+        );
+        assert_eq!((train.batch_size, train.clip_norm), (256, 5.0), "{name}");
+        assert_eq!((config.replay.capacity, config.replay.batch_size), (Some(2000), 256), "{name}");
+        assert_eq!((config.stream.experiences, config.data.crop_padding, config.data.flip), (10, 4, true));
+        assert_eq!((config.data.classes, config.data.samples_per_class), (0, 0), "{name}");
+        assert_eq!(config.model.network, "slim-resnet18");
+    }
+    assert_eq!(student("cifar100-training").data.cutmix, 0.5);
+    let stepping = student("step-training");
+    assert_eq!((stepping.exchange.refresh_epochs, stepping.data.views), (10, 10));
+}
+
+#[test]
+fn arms_of_a_seed_differ_in_nothing_but_what_is_compared() {
+    for name in ["cifar100-training", "splitcifar100-pretrained", "step-training"] {
+        let plan = planned(&options(name, &[]), &DIGITS);
+        for seed in [0, 5] {
+            let of = |arm| plan.runs.iter().find(|run| run.arm == Some(arm) && run.seed == seed).unwrap();
+            for (treated, control) in of(0).agents.iter().zip(&of(1).agents) {
+                let mut same = treated.clone();
+                same.out.clone_from(&control.out);
+                same.teacher.models.clear();
+                same.exchange.enabled = false;
+                assert_eq!(&same, control, "{name}");
+                assert_ne!(treated.out, control.out);
+                let is_exchange = name == "step-training";
+                assert_eq!(
+                    (treated.exchange.enabled, treated.teacher.models.is_empty()),
+                    (is_exchange, is_exchange)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn learners_of_a_run_share_their_weights_and_nothing_else() {
+    let plan = planned(&Options { agents: 3, ..options("step-training", &[]) }, &DIGITS);
+    let mut orders = BTreeSet::new();
+    for run in plan.runs.iter().filter(|run| run.arm == Some(0)) {
+        for agent in &run.agents {
+            assert_eq!(agent.model.seed, Some(run.seed));
+            assert_eq!(agent.stream.class_order, ClassOrder::Seed(agent.seed));
+            assert_eq!(agent.exchange.wait_for_peers, 2);
+            orders.insert(agent.seed);
+        }
+    }
+    assert_eq!(orders.len(), 6);
+}
+
+#[test]
+fn one_teacher_is_trained_for_all_seeds() {
+    let by_name = |name| planned(&options(name, &[]), &DIGITS);
+    let joint = by_name("cifar100-training");
+    let teachers: Vec<&Run> = joint.runs.iter().filter(|run| run.arm.is_none()).collect();
+    assert_eq!(teachers, [&joint.runs[0]]);
+    assert_eq!(
+        joint.runs[1].agents[0].teacher.models,
+        [PathBuf::from("out/teacher/seed-1000/joint/model.onnx")]
+    );
+    let continual = by_name("splitcifar100-pretrained");
+    let models = &continual.runs[1].agents[0].teacher.models;
+    assert_eq!(models.len(), 5);
+    assert_eq!(models[4], PathBuf::from("out/teacher/seed-1000/lwf/models/experience-5.onnx"));
+    assert!(continual.runs[0].agents[0].checkpoint.models);
+    assert_ne!(continual.runs[1].agents[0].stream.class_order, ClassOrder::Seed(TEACHER_SEED));
+    let mut options = options("splitcifar100-pretrained", &[]);
+    options.seeds = vec![TEACHER_SEED];
+    assert!(matches!(plan(&options, &DIGITS, ""), Err(PlanError::TeacherSeed { .. })));
+    options.teacher.as_mut().unwrap().keep_order = true;
+    let kept = planned(&options, &DIGITS);
+    assert_eq!(kept.runs[1].agents[0].stream.class_order, ClassOrder::Seed(TEACHER_SEED));
+}
+
+#[test]
+fn a_trained_teacher_must_have_what_the_experiment_needs() {
+    let trained = Trained {
+        folder: PathBuf::from("t"),
+        last: PathBuf::from("t/model.onnx"),
+        by_experience: vec![PathBuf::from("t/models/experience-1.onnx")],
+        class_order: None,
+        digest: "abc".to_owned(),
+    };
+    let with = |name: &str, keep_order: bool| {
+        let mut options = options(name, &[]);
+        let teacher = options.teacher.as_mut().unwrap();
+        (teacher.trained, teacher.keep_order) = (Some(trained.clone()), keep_order);
+        plan(&options, &DIGITS, "")
+    };
+    let joint = with("cifar100-training", false).unwrap();
+    assert!(joint.runs.iter().all(|run| run.arm.is_some()));
+    assert_eq!(joint.runs[0].agents[0].teacher.models, [PathBuf::from("t/model.onnx")]);
+    let error = with("splitcifar100-pretrained", false).unwrap_err().to_string();
+    assert!(error.contains("`t` has 1 networks, expected one for each of 5 experiences"), "{error}");
+    assert!(matches!(with("cifar100-training", true), Err(PlanError::NoOrder { .. })));
+}
+
+#[test]
+fn what_the_user_sets_wins_and_the_rest_follows() {
+    let set = ["train.batch_size=8", "exchange.refresh_epochs=3", "stream.class_order=[9,8,7,6,5,4,3,2,1,0]"];
+    let plan = planned(&options("step-training", &set), &DIGITS);
+    let agent = &plan.runs[0].agents[0];
+    assert_eq!((agent.train.batch_size, agent.replay.batch_size), (8, 8));
+    assert_eq!((agent.exchange.refresh_epochs, agent.data.views), (3, 4));
+    assert_eq!(agent.exchange.rows_per_step, 64);
+    assert!(matches!(&agent.stream.class_order, ClassOrder::List(list) if list[0] == 9));
+    assert_eq!(plan.settings["student.train.batch_size"], "8");
+    let error = super::plan(&options("step-training", &["train.epochz=3"]), &DIGITS, "").unwrap_err();
+    assert!(matches!(error, PlanError::Config(ConfigError::Parse { .. })), "{error:?}");
+}
+
+#[test]
+fn settings_tell_experiments_apart_and_not_their_runs() {
+    let base = planned(&options("step-training", &[]), &DIGITS).settings;
+    let more = Options { seeds: vec![7], threads: 4, control: false, ..options("step-training", &[]) };
+    assert_eq!(planned(&more, &DIGITS).settings, base);
+    for other in [
+        Options { scale: 0.5, ..options("step-training", &[]) },
+        Options { agents: 3, ..options("step-training", &[]) },
+        Options { network: Some("resnet32".to_owned()), ..options("step-training", &[]) },
+        options("step-training", &["train.learning_rate=0.1"]),
+        options("strategies", &[]),
+    ] {
+        assert_ne!(planned(&other, &DIGITS).settings, base);
+    }
+}
