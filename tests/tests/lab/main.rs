@@ -8,6 +8,7 @@ mod commands;
 mod data;
 mod embedded;
 mod exchange;
+mod experiment;
 mod learning;
 mod logs;
 mod metrics;
