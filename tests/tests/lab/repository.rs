@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use dkt_agent::strategy::{Rehearsal, STRATEGIES};
 use dkt_tests::repository;
 
 /// Files below a folder of the repository, by their path in it, in order; nothing that was built.
@@ -173,4 +174,57 @@ fn every_page_that_the_source_names_is_there() {
             }
         }
     }
+}
+
+/// Rows of the tables of a section whose first cell is code, without the marks of code.
+fn table_of(page: &str, section: &str) -> Vec<Vec<String>> {
+    let (_, after) = page.split_once(&format!("\n## {section}\n")).unwrap();
+    let text = after.split("\n## ").next().unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim_matches('|');
+        line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    text.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+}
+
+#[test]
+fn the_page_of_strategies_has_their_names_memories_and_constants() {
+    let page = fs::read_to_string(repository("docs/strategies.md")).unwrap();
+    let said: Vec<(String, String)> = table_of(&page, "The strategies")
+        .into_iter()
+        .map(|cells| (cells[0].clone(), cells[2].clone()))
+        .collect();
+    let memory = |rehearsal: Rehearsal| match rehearsal {
+        Rehearsal::Never => "none".to_owned(),
+        Rehearsal::Optional => "optional".to_owned(),
+        Rehearsal::Needed { capacity, selection } => {
+            format!("{capacity}, {}", serde_json::to_value(selection).unwrap().as_str().unwrap())
+        }
+    };
+    let expected: Vec<(String, String)> =
+        STRATEGIES.iter().map(|s| (s.name.to_owned(), memory(s.rehearsal))).collect();
+    assert_eq!(said, expected, "names and memories in docs/strategies.md");
+
+    // As text, so that a difference is easy to read; numbers as numbers, however they are written.
+    let row = |strategy: &str, name: &str, numbers: [f64; 3], whole: bool| {
+        let [default, low, high] = numbers;
+        format!("{strategy} {name} = {default:e}, {low:e} to {high:e}{}", if whole { ", whole" } else { "" })
+    };
+    let number = |text: &str| -> f64 { text.parse().unwrap_or_else(|_| panic!("`{text}` is no number")) };
+    let said: Vec<String> = table_of(&page, "Constants")
+        .iter()
+        .map(|cells| {
+            let (range, whole) = cells[3].strip_suffix(", whole").map_or((&*cells[3], false), |r| (r, true));
+            let (low, high) = range.split_once(" to ").unwrap();
+            row(&cells[0], &cells[1], [cells[2].as_str(), low, high].map(number), whole)
+        })
+        .collect();
+    let expected: Vec<String> = STRATEGIES
+        .iter()
+        .flat_map(|strategy| strategy.constants.iter().map(move |constant| (strategy, constant)))
+        .map(|(strategy, c)| {
+            row(strategy.name, c.name, [c.default, *c.range.start(), *c.range.end()], c.is_whole)
+        })
+        .collect();
+    assert_eq!(said, expected, "constants in docs/strategies.md");
 }
