@@ -1,4 +1,4 @@
-"""What streams.md says, as a program: draws, experiences, domains, validation, digests and views.
+"""What streams.md says, as a program: draws, experiences, mini-batches, memories, digests and views.
 
     pip install blake3
     python3 docs/streams_example.py
@@ -7,6 +7,7 @@ It prints the values of the page's last tables, from the data set `digits` as it
 small colour images. It is written to be read beside the page, and knows nothing of the Rust code.
 """
 
+from itertools import cycle
 from math import floor, isqrt
 from pathlib import Path
 
@@ -62,6 +63,37 @@ def held_out(samples, label, domain, share, seed):
     shuffled = shuffle(seed, "validation", list(samples), [label, domain])
     n = min(max(floor(share * len(samples) + 0.5), 1), len(samples) - 1)
     return sorted(shuffled[:n])
+
+
+# Mini-batches and replay
+
+
+def mini_batches(new, remembered, batch_size, replay_batch_size, seed, experience, epoch):
+    new = shuffle(seed, "batches", list(new), [experience, epoch])
+    remembered = shuffle(seed, "replay-batches", list(remembered), [experience, epoch])
+    again, n = cycle(remembered), min(replay_batch_size, len(remembered))
+    return [new[i : i + batch_size] + [next(again) for _ in range(n)] for i in range(0, len(new), batch_size)]
+
+
+def reservoir(held, n_seen, new, capacity, seed):
+    """The memory after samples are offered, and how many ever were."""
+    for sample in new:
+        n_seen += 1
+        if len(held) < capacity:
+            held.append(sample)
+        elif (place := below(seed, "replay", n_seen, [n_seen])) < capacity:
+            held[place] = sample
+    return held, n_seen
+
+
+def class_balanced(held, new, label, capacity, seed):
+    classes = sorted({label(sample) for sample in held + new})
+    memory = []
+    for i, c in enumerate(classes):
+        share = capacity // len(classes) + (i < capacity % len(classes))
+        ranked = sorted((draw(seed, "replay-rank", [s]), s) for s in {*held, *new} if label(s) == c)
+        memory += [sample for _, sample in ranked[:share]]
+    return memory
 
 
 # Views
@@ -207,6 +239,10 @@ def main():
     seed = int.from_bytes(digest(data, plain)[:8], "little")
     row("(down, right) of sample 0 in its views 0, 1, 2, 3", [placement(plain, seed, 0, v)[:2] for v in range(4)])
     of_class = lambda c: [i for i, label in enumerate(labels) if label == c]
+    first = sorted(of_class(8) + of_class(3))
+    row("their mini-batches, seed 1, experience 0, epoch 0, first ids", mini_batches(first, [], 32, 32, 1, 0, 0)[0][:8])
+    row("replay memory of 100 after them, seed 1, first ids", reservoir([], 0, first, 100, 1)[0][:8])
+    row("the same, class-balanced", class_balanced([], first, lambda s: labels[s], 100, 1)[:8])
     validation = sorted(held_out(of_class(8), 8, 0, 0.1, 0) + held_out(of_class(3), 3, 0, 0.1, 0))
     row(f"validation of classes 8 and 3, share 0.1, seed 0 ({len(validation)} samples), first ids", validation[:8])
     train, test = domains(labels, 0, 10, 5, 0), domains(test_labels, 1, 10, 5, 0)

@@ -221,6 +221,22 @@ mod tests {
         }
     }
 
+    /// Values of docs/streams.md, computed there by an independent program.
+    #[test]
+    fn the_written_format_is_kept() {
+        let digits = crate::data::load("digits").unwrap().train;
+        let label = |id: SampleId| digits.label(id);
+        let all = ids(0..digits.len() as u32);
+        let new: Vec<SampleId> = all.into_iter().filter(|id| [3, 8].contains(&label(*id))).collect();
+        let first = |selection| {
+            let mut memory = memory(selection, 100, 1);
+            memory.offer(&new, label, &BTreeMap::new());
+            memory.ids()[..8].iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(first(Selection::Reservoir), [3, 8, 1379, 561, 969, 1158, 33, 42]);
+        assert_eq!(first(Selection::ClassBalanced), [377, 635, 931, 475, 1378, 1178, 250, 1109]);
+    }
+
     #[test]
     fn no_capacity_holds_nothing() {
         for selection in [Selection::Reservoir, Selection::ClassBalanced, Selection::Herding] {
