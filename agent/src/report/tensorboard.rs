@@ -11,7 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::event_file::{EventFile, SessionLog, Summary, Value, What};
-use super::record::{HeadRecord, RunRecord};
+use super::measures::{AFTER_EXPERIENCE, OF_EPOCH, OF_USAGE};
+use super::record::RunRecord;
 use crate::telemetry::event::{Epoch, Evaluated, Event, Record, Started, Traffic};
 
 /// Tags that are remembered of the files of a folder: many times those of a stream of a hundred experiences.
@@ -30,24 +31,6 @@ impl From<(PathBuf, io::Error)> for TensorBoardError {
         TensorBoardError { path, source }
     }
 }
-
-/// A tag, and what of an epoch it shows, where the epoch has it.
-type OfEpoch = (&'static str, fn(&Epoch) -> Option<f32>);
-
-const OF_EPOCH: [OfEpoch; 12] = [
-    ("train/loss", |e| Some(e.loss)),
-    ("train/loss_cl", |e| Some(e.loss_cl)),
-    ("train/loss_st", |e| Some(e.loss_st)),
-    ("train/loss_retention", |e| e.loss_retention),
-    ("train/loss_penalty", |e| e.loss_penalty),
-    ("train/learning_rate", |e| e.learning_rate),
-    ("train/distill_weight", |e| e.distill_weight),
-    ("train/validation_accuracy", |e| e.validation_accuracy.map(|a| a as f32)),
-    ("train/teacher_share", |e| Some(e.teacher_share)),
-    ("train/samples_per_second", |e| Some(e.samples_per_second)),
-    ("train/peers", |e| Some(e.n_peers as f32)),
-    ("train/skipped_steps", |e| (e.n_skipped > 0).then_some(e.n_skipped as f32)),
-];
 
 /// The event files of one agent.
 pub struct TensorBoard {
@@ -94,8 +77,7 @@ impl TensorBoard {
             }
             Event::Evaluated(evaluated) => {
                 let step = step_of(evaluated, run).unwrap_or(session.step);
-                let values = run.heads.iter().flat_map(of_head).collect();
-                session.append(step, values, wall_time)
+                session.append(step, of_experience(run), wall_time)
             }
             Event::Traffic(traffic) => {
                 // Comes every second, and a point for each step is enough.
@@ -193,25 +175,39 @@ fn step_of(evaluated: &Evaluated, run: &RunRecord) -> Option<i64> {
     Some(last.step as i64)
 }
 
+/// The numbers of the report that are there, below `group`.
+fn scalars<'a>(group: &str, numbers: impl IntoIterator<Item = (&'a str, Option<f64>)>) -> Vec<Value> {
+    let scalar = |(metric, value): (&str, Option<f64>)| {
+        value.map(|value| Value::scalar(format!("{group}/{metric}"), value as f32))
+    };
+    numbers.into_iter().filter_map(scalar).collect()
+}
+
 fn of_epoch(epoch: &Epoch) -> Vec<Value> {
-    let present = OF_EPOCH.iter().filter_map(|(tag, of)| Some(((*tag).to_owned(), of(epoch)?)));
-    present.map(|(tag, value)| Value::scalar(tag, value)).collect()
+    let mut values = scalars("train", OF_EPOCH.map(|(metric, of)| (metric, of(epoch))));
+    values.push(Value::scalar("train/peers".to_owned(), epoch.n_peers as f32));
+    values
 }
 
 /// After the newest experience.
-fn of_head(head: &HeadRecord) -> Vec<Value> {
-    let name = &head.head;
-    let Some(row) = head.matrix.rows().last() else { return Vec::new() };
-    let average = head.matrix.average_accuracy(head.matrix.rows().len() - 1);
-    let means = [
-        ("average_accuracy", average),
-        ("stream_accuracy", head.stream.last().copied()),
-        ("forgetting", head.matrix.forgetting()),
-    ];
-    let means = means.into_iter().filter_map(|(metric, mean)| Some((format!("{metric}/{name}"), mean?)));
-    let on_each =
-        row.iter().enumerate().map(|(j, on)| (format!("accuracy_{name}/experience_{}", j + 1), *on));
-    means.chain(on_each).map(|(tag, value)| Value::scalar(tag, value as f32)).collect()
+fn of_experience(run: &RunRecord) -> Vec<Value> {
+    let n_test = run.n_test();
+    let mut values = Vec::new();
+    for head in &run.heads {
+        let name = &head.head;
+        let Some((i, row)) = head.matrix.rows().iter().enumerate().next_back() else { continue };
+        for (metric, of) in AFTER_EXPERIENCE {
+            values.extend(scalars(metric, [(name.as_str(), of(head, i, &n_test))]));
+        }
+        let on_each = row.iter().enumerate().map(|(j, on)| (format!("experience_{}", j + 1), *on));
+        for (on, accuracy) in on_each {
+            values.extend(scalars(&format!("accuracy_{name}"), [(on.as_str(), Some(accuracy))]));
+        }
+    }
+    if let Some(usage) = run.usages.last().and_then(Option::as_ref) {
+        values.extend(scalars("usage", OF_USAGE.map(|(metric, of)| (metric, of(usage)))));
+    }
+    values
 }
 
 /// Totals since the start of the process.
@@ -248,8 +244,8 @@ mod tests {
             n_epochs: 2,
             n_steps: 40,
             resumed_at_step,
-            classes: vec!["0".to_owned(), "1".to_owned()],
-            n_test: vec![],
+            classes: Vec::new(),
+            n_test: Vec::new(),
             energy: None,
         })
     }
@@ -266,12 +262,8 @@ mod tests {
     }
 
     fn evaluated(experience: u32, per_experience: [f64; 2]) -> Event {
-        let head = HeadAccuracy {
-            head: "cl".to_owned(),
-            per_experience: per_experience.into(),
-            stream: 0.25,
-            confusion: None,
-        };
+        let per_experience = per_experience.into();
+        let head = HeadAccuracy { head: "cl".to_owned(), per_experience, stream: 0.25, confusion: None };
         Event::Evaluated(Evaluated { experience, heads: vec![head], usage: None })
     }
 
@@ -321,7 +313,7 @@ mod tests {
         assert_eq!(points(folder, "train/loss"), expected);
         assert_eq!(points(folder, "average_accuracy/cl"), [(20, 1.0, 1e9 + 3.0), (40, 0.625, 2e9 + 6.0)]);
         assert_eq!(points(folder, "accuracy_cl/experience_2"), [(20, 0.0, 1e9 + 3.0), (40, 0.75, 2e9 + 6.0)]);
-        assert_eq!(points(folder, "forgetting/cl"), [(40, 0.5, 2e9 + 6.0)]);
+        assert_eq!(points(folder, "forgetting_so_far/cl"), [(40, 0.5, 2e9 + 6.0)]);
         assert_eq!(points(folder, CONFIGURATION).len(), 1);
         // What has finished has nothing to add.
         session(folder, 3e9, &[&[started(40)], &course[1..], &end].concat()).unwrap();
