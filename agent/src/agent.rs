@@ -154,7 +154,7 @@ impl<'a> Agent<'a> {
         let connection = config.exchange.enabled.then(|| ConnectionConfig::new(config)).transpose()?;
         let source = setup::load_data(config)?;
         let stream = setup::stream(config, &source)?;
-        setup::check_teachers(config, &source, stream.experiences().len())?;
+        let teachers = setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
         let step = TrainingStep::derive(&model, &config.step_options())?;
         let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
@@ -170,7 +170,7 @@ impl<'a> Agent<'a> {
             training_graph: Digest::of(&step.train.encode()),
             views: views.digest(),
             data: setup::data_digest(views.digest(), &source),
-            settings: setup::training_settings(config),
+            settings: setup::training_settings(config, &teachers),
         };
         let out = config.out_dir();
         let checkpoints = CheckpointStore::open(&out.join("checkpoints"), config.checkpoint.keep)?;

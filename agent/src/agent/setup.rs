@@ -58,28 +58,31 @@ pub(super) fn load_model(config: &AgentConfig, source: &DataSource) -> Result<Du
 
 /// The stream that the configuration names, as the strategy sees it.
 pub(super) fn stream(config: &AgentConfig, source: &DataSource) -> Result<ExperienceStream, StreamError> {
-    let experiences = match config.strategy.strategy().trains_on {
-        TrainsOn::Everything => 1,
-        TrainsOn::Experience | TrainsOn::SeenSoFar => config.stream.experiences,
-    };
-    ExperienceStream::new(source, &StreamConfig { experiences, ..config.stream.clone() })
+    let stream = ExperienceStream::new(source, &config.stream)?;
+    Ok(match config.strategy.strategy().trains_on {
+        TrainsOn::Everything => stream.joined(),
+        TrainsOn::Experience | TrainsOn::SeenSoFar => stream,
+    })
 }
 
-/// That there are as many teachers as experiences, or one, and that each fits the data.
+/// That there are as many teachers as experiences, or one, and that each fits the data. Their digests, in order.
 pub(super) fn check_teachers(
     config: &AgentConfig,
     source: &DataSource,
     n_experiences: usize,
-) -> Result<(), AgentError> {
+) -> Result<Vec<Digest>, AgentError> {
     let models = &config.teacher.models;
     if models.len() > 1 && models.len() != n_experiences {
         return Err(AgentError::Teachers { experiences: n_experiences, models: models.len() });
     }
-    for path in models {
-        let model = DualHead::from_graph(Graph::read(path).map_err(ModelError::from)?)?;
-        check_teacher(path, &model, source)?;
-    }
-    Ok(())
+    models
+        .iter()
+        .map(|path| {
+            let model = DualHead::from_graph(Graph::read(path).map_err(ModelError::from)?)?;
+            check_teacher(path, &model, source)?;
+            Ok(Digest::of(&model.graph().encode()))
+        })
+        .collect()
 }
 
 pub(super) fn check_teacher(path: &Path, model: &DualHead, source: &DataSource) -> Result<(), AgentError> {
@@ -126,8 +129,8 @@ pub(super) fn session() -> u64 {
 }
 
 /// The settings that decide how training goes on, by their keys in `AGENT.toml`: a checkpoint of others cannot be
-/// resumed. Where the data lies and what computes is not among them.
-pub(super) fn training_settings(config: &AgentConfig) -> BTreeMap<String, Value> {
+/// resumed. Where data and teachers lie and what computes is not among them.
+pub(super) fn training_settings(config: &AgentConfig, teachers: &[Digest]) -> BTreeMap<String, Value> {
     #[derive(Serialize)]
     struct Sections<'a> {
         seed: u64,
@@ -151,6 +154,8 @@ pub(super) fn training_settings(config: &AgentConfig) -> BTreeMap<String, Value>
     for key in ["data.source", "train.device", "train.threads"] {
         settings.remove(key);
     }
+    let teachers = teachers.iter().map(|digest| digest.to_string().into()).collect();
+    settings.insert("teacher.models".to_owned(), Value::Array(teachers));
     settings
 }
 
@@ -187,10 +192,10 @@ mod tests {
 
     #[test]
     fn only_what_decides_how_training_goes_on_is_a_setting() {
-        let base = training_settings(&config(""));
-        assert_eq!(base, training_settings(&config("threads = 2\ndevice = \"cuda\"")));
+        let base = training_settings(&config(""), &[]);
+        assert_eq!(base, training_settings(&config("threads = 2\ndevice = \"cuda\""), &[]));
         assert_eq!(different_setting(&base, &base), None);
-        let other = training_settings(&config("epochs = 3"));
+        let other = training_settings(&config("epochs = 3"), &[]);
         let expected = ("train.epochs = 20".to_owned(), "train.epochs = 3".to_owned());
         assert_eq!(different_setting(&base, &other), Some(expected));
         let mut older = base.clone();

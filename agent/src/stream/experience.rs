@@ -1,6 +1,6 @@
 //! Experiences: which samples come together, and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::domain::domains_of;
 use super::{ClassOrder, StreamError, StreamKind};
@@ -29,6 +29,8 @@ pub struct ExperienceStream {
     kind: StreamKind,
     experiences: Vec<Experience>,
     proxy: Vec<SampleId>,
+    /// Classes of each task, where the task is known.
+    tasks: Vec<Vec<u16>>,
 }
 
 impl ExperienceStream {
@@ -51,7 +53,31 @@ impl ExperienceStream {
             experiences.push(Experience { task, classes, train, validation, test });
         }
         proxy.sort_unstable();
-        Ok(ExperienceStream { kind: config.kind, experiences, proxy })
+        let tasks = match config.kind {
+            StreamKind::TaskIncremental => experiences.iter().map(|e| e.classes.clone()).collect(),
+            StreamKind::ClassIncremental | StreamKind::DomainIncremental => Vec::new(),
+        };
+        Ok(ExperienceStream { kind: config.kind, experiences, proxy, tasks })
+    }
+
+    /// The same samples, all in one experience; tasks stay as they are.
+    #[must_use]
+    pub fn joined(self) -> Self {
+        let mut all =
+            Experience { task: 0, classes: vec![], train: vec![], validation: vec![], test: vec![] };
+        for experience in self.experiences {
+            all.classes.extend(experience.classes);
+            all.train.extend(experience.train);
+            all.validation.extend(experience.validation);
+            all.test.extend(experience.test);
+        }
+        // In a domain-incremental stream every experience has all classes.
+        let mut seen = BTreeSet::new();
+        all.classes.retain(|class| seen.insert(*class));
+        for ids in [&mut all.train, &mut all.validation, &mut all.test] {
+            ids.sort_unstable();
+        }
+        ExperienceStream { experiences: vec![all], ..self }
     }
 
     /// Training samples of all classes that every agent may see at any time, but without their labels. In no
@@ -71,10 +97,7 @@ impl ExperienceStream {
 
     /// For each class, the classes of its task; empty where the task is not known.
     pub fn classes_of_tasks(&self) -> Vec<Vec<u16>> {
-        if !self.tells_tasks() {
-            return Vec::new();
-        }
-        let pairs = self.experiences.iter().flat_map(|e| e.classes.iter().map(|class| (class, &e.classes)));
+        let pairs = self.tasks.iter().flat_map(|classes| classes.iter().map(move |class| (class, classes)));
         pairs.collect::<BTreeMap<_, _>>().into_values().cloned().collect()
     }
 
@@ -324,6 +347,19 @@ mod tests {
         let data = Dataset { classes, shape, pixels: vec![0; labels.len() * 4], labels };
         let normalization = crate::data::Normalization::of(&data);
         DataSource { train: data.clone(), test: data, normalization }
+    }
+
+    #[test]
+    fn joined_experiences_are_one_and_keep_their_tasks() {
+        let config = StreamConfig { kind: StreamKind::TaskIncremental, ..config(5, ClassOrder::Seed(3)) };
+        let stream = ExperienceStream::new(&digits(), &config).unwrap();
+        let joined = stream.clone().joined();
+        let [all] = joined.experiences() else { panic!("{}", joined.experiences().len()) };
+        assert_eq!(joined.classes_of_tasks(), stream.classes_of_tasks());
+        let classes: Vec<u16> = stream.experiences().iter().flat_map(|e| e.classes.clone()).collect();
+        assert_eq!(all.classes, classes);
+        assert_eq!(all.train, (0..1433).map(SampleId).collect::<Vec<_>>());
+        assert_eq!(all.test, (0..364).map(SampleId).collect::<Vec<_>>());
     }
 
     proptest! {

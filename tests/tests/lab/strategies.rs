@@ -352,7 +352,7 @@ fn synaptic_intelligence_agrees_with_avalanche() {
 
 #[test]
 fn end_to_end_incremental_learning_agrees_with_the_paper() {
-    agrees("eeil_all", "[strategy]\nname = \"eeil\"\nnoise_eta = 0", (0.0, 1.0), |report, losses, at| {
+    agrees("eeil", "[strategy]\nname = \"eeil\"\nnoise_eta = 0", (0.0, 1.0), |report, losses, at| {
         assert_loss(report.loss_cl, &losses["cl"], at);
         let parts = losses.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("past_kl."));
         let sum: f64 = parts.map(|(_, loss)| loss.as_f64().unwrap()).sum();
