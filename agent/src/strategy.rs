@@ -115,7 +115,7 @@ pub static TEMPERATURE: Constant =
 static DER_ALPHA: Constant = real("alpha", 0.1, ANY, "weight of the stored logits");
 pub static BETA: Constant = real("beta", 0.5, ANY, "weight of the remembered samples' labels");
 pub static LAMBDA: Constant = real("lambda", 1.0, ANY, "weight of the penalty");
-pub static DAMPING: Constant = real("damping", 1e-7, 1e-30..=1e9, "added to the square of a parameter's way");
+pub static DAMPING: Constant = real("damping", 1e-7, 1e-12..=1e9, "added to the square of a parameter's way");
 pub static DECAY: Constant = real("decay", 0.9, 0.0..=1.0, "factor of the older importances");
 pub static FINETUNE_EPOCHS: Constant =
     whole("finetune_epochs", 30.0, 0.0..=1e6, "epochs of balanced fine-tuning");
@@ -271,6 +271,12 @@ impl Strategy {
         }
         let of_labelled = mean_over(n_new + n_remembered);
         RowWeights { labels: [of_labelled, of_labelled, 0.0], past: [of_labelled, of_labelled, 0.0] }
+    }
+
+    /// What `lambda` is multiplied by: Synaptic Intelligence has a half in its penalty, Elastic Weight Consolidation,
+    /// as avalanche-lib has it, none.
+    pub fn penalty_factor(&self) -> f32 {
+        if self.importance == Importance::PathIntegral { 0.5 } else { 1.0 }
     }
 
     /// Groups of earlier classes within each of which the past's probabilities are kept, where the classes of each

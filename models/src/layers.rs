@@ -16,7 +16,7 @@ use crate::error::ModelError;
 /// At most so many layers are given; of more, as many at even distances.
 pub const MAX_LAYERS: usize = 20;
 /// Name of the layer that the heads read.
-pub const FEATURES: &str = "features";
+pub use crate::features::FEATURES;
 
 /// A value worth looking at.
 #[derive(Clone, Debug, PartialEq, Eq)]

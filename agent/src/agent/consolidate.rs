@@ -60,11 +60,9 @@ impl Knowledge {
         if has { self.config.get(constant) as f32 } else { 0.0 }
     }
 
-    /// Factor of the squared distances. Synaptic Intelligence has a half in it, Elastic Weight Consolidation, as
-    /// avalanche-lib has it, none.
+    /// Factor of the squared distances.
     pub fn penalty_weight(&self) -> f32 {
-        let half = if self.strategy.importance == Importance::PathIntegral { 0.5 } else { 1.0 };
-        half * self.constant_or_zero(&strategy::LAMBDA)
+        self.strategy.penalty_factor() * self.constant_or_zero(&strategy::LAMBDA)
     }
 
     /// Factors of the rows of a mini-batch.
@@ -196,8 +194,19 @@ impl Learner {
         let Some(mut importance) = self.knowledge.importance.take() else { return Ok(BTreeMap::new()) };
         let mut fisher = Fisher::default();
         for ids in samples.chunks(batch_size) {
-            self.fill_plain(ids)?;
-            fisher.add(&importance.gradients(&mut self.session)?);
+            // In the parts in which training has room for a mini-batch; without batch statistics they add up.
+            let mut whole: Vec<Vec<f32>> = Vec::new();
+            for part in ids.chunks(self.rows_of_part(ids.len())) {
+                self.fill_plain(part)?;
+                let weight = part.len() as f32 / ids.len() as f32;
+                let gradients = importance.gradients(&mut self.session)?;
+                whole.resize_with(gradients.len(), Vec::new);
+                for (sum, gradient) in whole.iter_mut().zip(&gradients) {
+                    sum.resize(gradient.len(), 0.0);
+                    sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += weight * g);
+                }
+            }
+            fisher.add(&whole);
         }
         let means = fisher.means(importance.names());
         self.knowledge.importance = Some(importance);

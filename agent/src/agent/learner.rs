@@ -79,7 +79,7 @@ impl Learner {
         let weights = self.knowledge.row_weights([*n_new, *n_remembered, ids.len() - n_labelled]);
         let kind_of_row = |row: usize| usize::from(row >= *n_new) + usize::from(row >= n_labelled);
         let kinds: Vec<usize> = (0..ids.len()).map(kind_of_row).collect();
-        let rows_of_part = ids.len().div_ceil(self.micro_batches).max(1);
+        let rows_of_part = self.rows_of_part(ids.len());
         let n_parts = ids.len().div_ceil(rows_of_part);
         let mut n_taught = 0;
         let mut sum = StepReport::default();
@@ -102,6 +102,11 @@ impl Learner {
             };
         }
         Ok(Trained { report: sum, n_taught })
+    }
+
+    /// Rows of each part of a mini-batch of `n`.
+    pub fn rows_of_part(&self, n: usize) -> usize {
+        n.div_ceil(self.micro_batches).max(1)
     }
 
     /// Makes the samples the current mini-batch; how many have a teacher. `kinds` says of each row whether it is new,

@@ -145,6 +145,7 @@ pub(super) fn training_settings(config: &AgentConfig, teachers: &[Digest]) -> BT
     let (capacity, selection) = config.replay.resolved(strategy.strategy());
     let replay =
         &ReplayConfig { capacity: Some(capacity), selection: Some(selection), ..config.replay.clone() };
+    let strategy = &strategy.with_defaults();
     // By way of text, so that a float32 reads as it was written and not as the float64 nearest to it.
     let value = serde_json::to_string(&Sections { seed: *seed, data, stream, train, strategy, replay })
         .and_then(|text| serde_json::from_str(&text))
@@ -161,6 +162,10 @@ pub(super) fn training_settings(config: &AgentConfig, teachers: &[Digest]) -> BT
 
 fn flatten(prefix: &str, value: Value, settings: &mut BTreeMap<String, Value>) {
     match value {
+        // Given in one of two forms that have no key in common.
+        Value::Object(_) if prefix == "data.normalization" => {
+            settings.insert(prefix.to_owned(), value);
+        }
         Value::Object(fields) => {
             for (name, value) in fields {
                 let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
@@ -198,6 +203,19 @@ mod tests {
         let other = training_settings(&config("epochs = 3"), &[]);
         let expected = ("train.epochs = 20".to_owned(), "train.epochs = 3".to_owned());
         assert_eq!(different_setting(&base, &other), Some(expected));
+        let of_strategy = |text: &str| {
+            let text = format!("agent = \"a\"\nfleet = \"f\"\n[strategy]\nname = \"lwf\"\n{text}");
+            training_settings(&toml::from_str(&text).unwrap(), &[])
+        };
+        let expected = ("strategy.alpha = 2.0".to_owned(), "strategy.alpha = 1.0".to_owned());
+        assert_eq!(different_setting(&of_strategy("alpha = 2"), &of_strategy("")), Some(expected));
+        let given = "[data]\nnormalization = { mean = [0.5], std = [0.5] }\n[train]\n";
+        let given = training_settings(
+            &toml::from_str(&format!("agent = \"a\"\nfleet = \"f\"\n{given}")).unwrap(),
+            &[],
+        );
+        assert!(different_setting(&base, &given).is_some());
+        assert!(different_setting(&base, &training_settings(&config(""), &[Digest([1; 32])])).is_some());
         let mut older = base.clone();
         older.remove("train.clip_norm");
         assert_eq!(different_setting(&base, &older), None);

@@ -135,6 +135,11 @@ impl Agent<'_> {
         let groups = self.past_groups(experience);
         self.learner.session.set_past_groups(&groups)?;
         let models = &self.config.teacher.models;
+        if models.len() == 1 && self.learner.teacher.is_some() {
+            return Ok(());
+        }
+        // The device need not have room for two.
+        self.learner.teacher = None;
         let model = if models.len() == 1 { models.first() } else { models.get(experience) };
         self.learner.teacher = model
             .map(|path| {
@@ -193,7 +198,7 @@ impl Agent<'_> {
         let scalars = self.scalars(experience as u32, stage, within);
         for batch in batches.iter().skip(self.position.batch as usize) {
             let began = Instant::now();
-            let scalars = Scalars { gradient_noise: self.gradient_noise(), ..scalars };
+            let scalars = Scalars { gradient_noise: self.gradient_noise(stage), ..scalars };
             let link = &self.link;
             let trained = self.learner.train(batch, view, &pool, &scalars, |id, view, row| {
                 link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
@@ -264,8 +269,10 @@ impl Agent<'_> {
     }
 
     /// eta / (1 + t)^gamma with t the steps since the experience began (Neelakantan et al. 2015, for deviations).
-    fn gradient_noise(&self) -> f32 {
-        if !self.config.strategy.strategy().gradient_noise {
+    ///
+    /// None in pre-training, where it would move the student head.
+    fn gradient_noise(&self, stage: Stage) -> f32 {
+        if !self.config.strategy.strategy().gradient_noise || stage == Stage::Pretraining {
             return 0.0;
         }
         let (eta, gamma) = (self.config.strategy.get(&NOISE_ETA), self.config.strategy.get(&NOISE_GAMMA));
@@ -279,6 +286,7 @@ impl Agent<'_> {
             experience,
             epoch,
             step: self.position.step,
+            n_epochs: self.epochs_of(experience as usize).all(),
             n_peers: self.link.as_ref().map_or(0, |l| l.engine.peers().len() as u32),
             learning_rate: Some(scalars.learning_rate),
             distill_weight: Some(scalars.distill_weight),

@@ -41,6 +41,13 @@ impl StrategyConfig {
         self.constants.get(constant.name).copied().unwrap_or(default)
     }
 
+    /// The same with all constants given.
+    #[must_use]
+    pub fn with_defaults(&self) -> Self {
+        let constants = self.strategy().constants.iter().map(|c| (c.name.to_owned(), self.get(c)));
+        StrategyConfig { name: self.name.clone(), constants: constants.collect() }
+    }
+
     pub(super) fn checks(&self) -> Vec<Check> {
         let Some(strategy) = strategy::find(&self.name) else {
             return vec![("strategy.name", false, "the name of a strategy", self.unknown_name())];
@@ -100,7 +107,7 @@ impl ReplayConfig {
         (self.capacity.unwrap_or(capacity), self.selection.unwrap_or(selection))
     }
 
-    pub(super) fn checks(&self, strategy: &Strategy) -> [Check; 3] {
+    pub(super) fn checks(&self, strategy: &Strategy) -> [Check; 4] {
         let (capacity, _) = self.resolved(strategy);
         let found = || format!("{capacity} with the strategy `{}`", strategy.name);
         [
@@ -109,6 +116,12 @@ impl ReplayConfig {
                 capacity == 0 || (1..=MAX_BATCH).contains(&self.batch_size),
                 "between 1 and 65536 where there is a replay capacity",
                 self.batch_size.to_string(),
+            ),
+            (
+                "replay.selection",
+                capacity > 0 || self.selection.is_none(),
+                "left out where there is no replay capacity",
+                found(),
             ),
             (
                 "replay.capacity",

@@ -13,6 +13,8 @@ use crate::strategy::schedule::LearningRateSchedule;
 use crate::train::device::Device;
 
 const DEFAULT_CLIP_NORM: f32 = 5.0;
+/// Most epochs of an experience, and of what comes before it.
+const MAX_EPOCHS: u32 = 1_000_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -117,10 +119,15 @@ impl TrainConfig {
         }
     }
 
+    /// Whether parameters shrink where they have no gradient.
+    fn decays(&self) -> bool {
+        self.optimizer.decays() || self.groups.iter().any(|g| g.weight_decay.is_some_and(|decay| decay > 0.0))
+    }
+
     /// What each key must be.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check> {
         let finite_positive = |v: f32| v.is_finite() && v > 0.0;
-        let checks: [Check; 16] = [
+        let checks: [Check; 17] = [
             (
                 "train.threads",
                 (1..=MAX_THREADS).contains(&self.threads),
@@ -133,7 +140,18 @@ impl TrainConfig {
                 "beta1 and beta2 from 0 to below 1, eps above 0, momentum and weight_decay finite and not below 0, and a momentum with nesterov",
                 format!("{:?}", self.optimizer),
             ),
-            ("train.epochs", self.epochs > 0, "at least 1", self.epochs.to_string()),
+            (
+                "train.epochs",
+                (1..=MAX_EPOCHS).contains(&self.epochs),
+                "between 1 and 1000000",
+                self.epochs.to_string(),
+            ),
+            (
+                "train.pretrain_epochs",
+                self.pretrain_epochs <= MAX_EPOCHS,
+                "between 0 and 1000000",
+                self.pretrain_epochs.to_string(),
+            ),
             (
                 "train.batch_size",
                 (1..=MAX_BATCH).contains(&self.batch_size),
@@ -200,7 +218,7 @@ impl TrainConfig {
             (
                 "train.schedule",
                 self.schedule.is_sound(),
-                "`every` at least 1, `gamma` above 0, `floor` between 0 and 1",
+                "`every` at least 1, `gamma` above 0, `floor` between 0 and 1, `warmup_epochs` at most 1000000",
                 format!("{:?}", self.schedule),
             ),
             (
@@ -211,7 +229,7 @@ impl TrainConfig {
             ),
             (
                 "train.pretrain_epochs",
-                self.pretrain_epochs == 0 || !self.optimizer.decays(),
+                self.pretrain_epochs == 0 || !self.decays(),
                 "0 where there is weight decay, which would move the student head",
                 self.pretrain_epochs.to_string(),
             ),

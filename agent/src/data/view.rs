@@ -39,8 +39,8 @@ pub struct ViewFn {
 pub struct ViewBatch<'a> {
     pub ids: &'a [SampleId],
     pub view: View,
-    /// Samples that CutMix takes partners from, in the order of their ids: all that the agent trains on in this
-    /// experience. With none no view is mixed.
+    /// Samples that CutMix takes partners from, in the order of their ids: all that the agent trains on with labels in
+    /// this epoch. With none no view is mixed.
     pub pool: &'a [SampleId],
 }
 

@@ -27,6 +27,9 @@ pub enum LearningRateSchedule {
     },
 }
 
+/// Longest rise of the learning rate.
+const MAX_WARMUP_EPOCHS: u32 = 1_000_000;
+
 /// StepLR's default.
 fn gamma() -> f32 {
     0.1
@@ -73,6 +76,9 @@ impl LearningRateSchedule {
     /// Whether its constants make sense.
     pub fn is_sound(&self) -> bool {
         let share = |v: f32| (0.0..=1.0).contains(&v);
+        if self.warmup_epochs() > MAX_WARMUP_EPOCHS {
+            return false;
+        }
         match *self {
             LearningRateSchedule::Constant { .. } => true,
             LearningRateSchedule::Step { every, gamma, .. } => every > 0 && gamma.is_finite() && gamma > 0.0,

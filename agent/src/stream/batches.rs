@@ -78,20 +78,24 @@ mod tests {
         #[test]
         fn an_epoch_has_every_current_sample_once(
             n_current in 0_u32..200, n_replay in 0_u32..50, batch in 1_usize..40, replayed in 0_usize..60,
-            seed: u64, epoch in 0_u32..5,
+            n_public in 0_u32..40, public in 1_usize..50, seed: u64, epoch in 0_u32..5,
         ) {
             let (current, replay) = (ids(0..n_current), ids(1000..1000 + n_replay));
+            let proxy = ids(2000..2000 + n_public);
             let batches = epoch_batches(&BatchPlan {
                 current: &current, replay: &replay, batch_size: batch, replay_batch_size: replayed,
-                proxy: &[], proxy_batch_size: 0,
+                proxy: &proxy, proxy_batch_size: public,
                 seed, experience: 0, epoch,
             });
             let mut seen: Vec<SampleId> = batches.iter().flat_map(|b| &b.ids).copied().filter(|id| id.0 < 1000).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, current);
             for batch in &batches {
-                let mut replayed_ids: Vec<_> = batch.ids.iter().filter(|id| id.0 >= 1000).collect();
+                let mut replayed_ids: Vec<_> = batch.ids.iter().filter(|id| (1000..2000).contains(&id.0)).collect();
                 prop_assert!(batch.ids[..batch.n_new].iter().all(|id| id.0 < 1000));
+                let without_label = &batch.ids[batch.n_new + batch.n_remembered..];
+                prop_assert!(without_label.iter().all(|id| id.0 >= 2000));
+                prop_assert_eq!(without_label.len(), public.min(proxy.len()));
                 prop_assert_eq!(replayed_ids.len(), replayed.min(replay.len()));
                 replayed_ids.sort_unstable();
                 replayed_ids.dedup();

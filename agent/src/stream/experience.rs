@@ -100,13 +100,6 @@ impl ExperienceStream {
         let pairs = self.tasks.iter().flat_map(|classes| classes.iter().map(move |class| (class, classes)));
         pairs.collect::<BTreeMap<_, _>>().into_values().cloned().collect()
     }
-
-    /// The experience that has the class, where no other has.
-    pub fn task_of_class(&self, class: u16) -> Option<u16> {
-        let of = |e: &&Experience| e.classes.contains(&class);
-        let found = (self.kind != StreamKind::DomainIncremental).then(|| self.experiences.iter().find(of));
-        found.flatten().map(|e| e.task)
-    }
 }
 
 /// An experience before its validation samples are held out.
@@ -295,9 +288,6 @@ mod tests {
         assert_eq!(siblings.len(), 10);
         assert_eq!([&siblings[1], &siblings[9], &siblings[4]], [&[9, 1][..], &[9, 1], &[4, 5]]);
         assert!(of_classes.classes_of_tasks().is_empty());
-        assert_eq!([9, 2, 0, 10].map(|c| of_tasks.task_of_class(c)), [Some(0), Some(1), Some(4), None]);
-        let domains = StreamConfig { kind: StreamKind::DomainIncremental, ..StreamConfig::default() };
-        assert_eq!(stream(&domains).unwrap().task_of_class(1), None);
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub struct Epoch {
     pub experience: u32,
     /// Within the experience, from 0.
     pub epoch: u32,
+    /// How many the experience has if nothing ends it early; 0 in events of earlier releases.
+    #[serde(default)]
+    pub n_epochs: u32,
     /// Training steps done in the whole run.
     pub step: u64,
     pub loss: f32,

@@ -8,6 +8,7 @@ mod activations;
 mod importance;
 mod past;
 mod probe;
+mod state;
 mod teacher;
 mod training;
 

@@ -1,7 +1,8 @@
 //! Random numbers that are a pure function of the input `seed` and of the place in a tensor.
 //!
 //! ONNX's own random operators take their seed from an attribute and go on from call to call, so that no step
-//! can be repeated. Here every element's draw is computed in integers: the same on every machine and provider.
+//! can be repeated. Here every element's draw is computed in integers: the same on every machine and provider. What
+//! normal numbers are made of it with is not, to the last bit: logarithm, root and cosine in float32.
 
 use crate::builder::Builder;
 use crate::emit;

@@ -8,8 +8,8 @@ use std::path::Path;
 use dkt_agent::config::{AgentConfig, OptimizerConfig};
 use dkt_agent::strategy::schedule::{Every, LearningRateSchedule};
 use dkt_agent::strategy::{STRATEGIES, TrainsOn};
-use dkt_agent::stream::ClassOrder;
 use dkt_agent::stream::memory::Selection;
+use dkt_agent::stream::{ClassOrder, StreamKind};
 use dkt_agent::telemetry::event::{Epoch, Event};
 use dkt_models::DualHead;
 use dkt_tests::broker::Mosquitto;
@@ -56,28 +56,71 @@ fn every_strategy_trains_its_stream_and_goes_on_to_the_same_bytes() {
         config
     };
     for strategy in &STRATEGIES {
-        let name = strategy.name;
-        let whole = tempfile::tempdir().unwrap();
-        let ended = start(&agent(whole.path(), name)).end();
-        assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+        let ended = goes_on(strategy.name, &|root| agent(root, strategy.name));
         let n_experiences = if strategy.trains_on == TrainsOn::Everything { 1 } else { 5 };
-        assert_eq!(ended.evaluated().len(), n_experiences, "{name}");
-        assert_eq!(ended.started().n_steps, ended.finished().n_steps, "{name}: steps as announced");
+        assert_eq!(ended.evaluated().len(), n_experiences, "{}", strategy.name);
+        assert_eq!(
+            ended.started().n_steps,
+            ended.finished().n_steps,
+            "{}: steps as announced",
+            strategy.name
+        );
+    }
+}
 
-        let stopped = tempfile::tempdir().unwrap();
-        let mut config = agent(stopped.path(), name);
-        config.checkpoint.every_steps = 7;
-        let mut first = start(&config);
-        let late = ended.finished().n_steps / 2;
-        first.wait_for("a checkpoint in the second half", |event| match event {
-            Event::Checkpointed { step, .. } if *step >= late => Some(()),
-            _ => None,
+/// Runs an agent once through, and once killed in its second half and started again; both end alike. Returns the first.
+fn goes_on(name: &str, config: &dyn Fn(&Path) -> AgentConfig) -> Ended {
+    let whole = tempfile::tempdir().unwrap();
+    let ended = start(&config(whole.path())).end();
+    assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+    let stopped = tempfile::tempdir().unwrap();
+    let mut config = config(stopped.path());
+    config.checkpoint.every_steps = 3;
+    let mut first = start(&config);
+    let n_steps = ended.finished().n_steps;
+    first.wait_for("a checkpoint in the second half", |event| match event {
+        Event::Checkpointed { step, .. } if *step >= n_steps / 2 => Some(()),
+        _ => None,
+    });
+    first.kill();
+    assert_eq!(first.end().code, None, "{name}: it had ended before it was killed");
+    let second = start(&config).end();
+    let resumed = second.started().resumed_at_step;
+    assert!((n_steps / 2..n_steps).contains(&resumed), "{name}: resumed at {resumed} of {n_steps}");
+    assert!(model(stopped.path()) == model(whole.path()), "{name}: it ended elsewhere");
+    let last = |ended: &Ended| ended.evaluated().last().unwrap().heads.clone();
+    assert_eq!(last(&ended), last(&second), "{name}");
+    ended
+}
+
+#[test]
+fn what_is_combined_goes_on_to_the_same_bytes_too() {
+    type Change<'a> = &'a dyn Fn(&mut AgentConfig);
+    let changes: [(&str, &str, Change<'_>); 3] = [
+        ("der++ in micro-batches, with a proxy set and CutMix", "der++", &|c| {
+            c.train.micro_batches = 3;
+            c.stream.proxy = 0.2;
+            c.data.cutmix = 0.5;
+        }),
+        ("eeil with pre-training and early stopping", "eeil", &|c| {
+            c.train.pretrain_epochs = 2;
+            c.train.epochs = 5;
+            c.stream.validation = 0.3;
+            c.train.early_stopping.patience = 1;
+        }),
+        ("ewc by task, in micro-batches, with a memory", "ewc", &|c| {
+            c.stream.kind = StreamKind::TaskIncremental;
+            c.train.micro_batches = 2;
+            c.replay.capacity = Some(20);
+            c.replay.selection = Some(Selection::Herding);
+        }),
+    ];
+    for (what, strategy, change) in changes {
+        goes_on(what, &|root| {
+            let mut config = agent(root, strategy);
+            change(&mut config);
+            config
         });
-        first.kill();
-        first.end();
-        let second = start(&config).end();
-        assert!(second.started().resumed_at_step >= late, "{name}");
-        assert!(model(stopped.path()) == model(whole.path()), "{name}: it ended elsewhere");
     }
 }
 
@@ -125,6 +168,24 @@ fn rates_weights_and_losses_follow_the_schedules() {
     assert!(retained[..6].iter().all(|loss| *loss == 0.0), "there is no past in the first experience");
     assert!(retained[6..].iter().all(|loss| *loss > 0.0), "{retained:?}");
     assert!(epochs.iter().all(|e| e.loss_penalty.is_none()));
+}
+
+#[test]
+fn fine_tuning_comes_after_the_experiences_that_are_to_have_it_at_its_own_rate() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = agent(root.path(), "eeil");
+    config.train.learning_rate = 0.01;
+    config.strategy.constants.insert("finetune_from".to_owned(), 3.0);
+    config.strategy.constants.insert("finetune_rate".to_owned(), 0.5);
+    let ended = start(&config).end();
+    let rates = |experience| -> Vec<f32> {
+        let of_experience = epochs(&ended).into_iter().filter(|e| e.experience == experience);
+        of_experience.map(|e| e.learning_rate.unwrap()).collect()
+    };
+    for experience in 0..5 {
+        let expected: &[f32] = if experience < 2 { &[0.01; 2] } else { &[0.01, 0.01, 0.005, 0.005] };
+        assert_eq!(rates(experience), expected, "experience {experience}");
+    }
 }
 
 #[test]
@@ -221,6 +282,7 @@ fn a_public_set_teaches_the_student_head_classes_that_its_agent_never_sees() {
 
 #[test]
 fn the_memory_is_as_large_as_it_may_be_and_chosen_as_asked() {
+    let mut models: Vec<Vec<u8>> = Vec::new();
     for selection in [Selection::Reservoir, Selection::ClassBalanced, Selection::Herding] {
         let root = tempfile::tempdir().unwrap();
         let mut config = agent(root.path(), "replay");
@@ -231,6 +293,9 @@ fn the_memory_is_as_large_as_it_may_be_and_chosen_as_asked() {
         let rows = ended.evaluated().iter().map(|e| e.usage.as_ref().unwrap().n_samples).collect::<Vec<_>>();
         // 80 new samples in 3 mini-batches, 2 epochs; from the second experience on 30 remembered ones in each.
         assert_eq!(rows, [160, 340, 340, 340, 340], "{selection:?}");
+        let model = model(root.path());
+        assert!(!models.contains(&model), "{selection:?} remembers what another does");
+        models.push(model);
     }
 }
 

@@ -150,14 +150,13 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, learning_rate: f32, distill: (f32, f32)) -> StepReport {
-        let half = self.config.strategy.strategy().importance == Importance::PathIntegral;
         let scalars = Scalars {
             learning_rate,
             distill_weight: distill.0,
             temperature: distill.1,
             retention_weight: self.constant(&ALPHA),
             retention_temperature: self.constant(&TEMPERATURE).max(1e-3),
-            penalty_weight: self.constant(&LAMBDA) * if half { 0.5 } else { 1.0 },
+            penalty_weight: self.constant(&LAMBDA) * self.config.strategy.strategy().penalty_factor(),
             gradient_noise: 0.0,
         };
         self.session.step(&scalars).unwrap()

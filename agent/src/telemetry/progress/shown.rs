@@ -49,7 +49,7 @@ impl Shown {
             epoch.experience + 1,
             started.experiences.len(),
             epoch.epoch + 1,
-            started.n_epochs
+            if epoch.n_epochs > 0 { epoch.n_epochs } else { started.n_epochs }
         );
         if let Some(left_s) = pace.left_s(started.n_steps) {
             text += &format!("{} left, ", duration(left_s));

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::training::{EVALUATE_OUTPUTS, TrainSession, read_outputs, to_host};
+use super::state::to_host;
+use super::training::{EVALUATE_OUTPUTS, TrainSession, read_outputs};
 use super::{HostTensor, IoBinding, RuntimeError, Tensor, binding, failed, float_values, on_device};
 
 /// A copy of what evaluation reads, on the device.

@@ -3,17 +3,15 @@
 //! Every state tensor that a step changes has two buffers. A step reads one and writes the other (`<name>` and
 //! `<name>.next` of the training graph), then the two change roles; no parameter passes through the host.
 
-use std::collections::BTreeMap;
-
 use dkt_models::step::TrainingStep;
-use dkt_models::{CL_LOGITS, ST_LOGITS};
+use dkt_models::{CL_LOGITS, FEATURES, ST_LOGITS};
 use onnx_grad::{APPLIED, LOSS_SCALE, MICRO_BATCH_LAST, MICRO_BATCH_WEIGHT, SEED, StateRole};
 
 use super::past::Past;
 use super::{
-    AllocationDevice, Allocator, AllocatorType, BatchBuffers, Device, HostTensor, IoBinding, Logits,
-    MemoryInfo, MemoryType, OrtResult, Part, RuntimeError, Scalars, Session, StepReport, Tensor, binding,
-    failed, float_values, on_device, session, uninitialised,
+    AllocationDevice, Allocator, AllocatorType, BatchBuffers, Device, IoBinding, Logits, MemoryInfo,
+    MemoryType, OrtResult, Part, RuntimeError, Scalars, Session, StepReport, Tensor, binding, failed,
+    float_values, on_device, session, uninitialised,
 };
 
 /// Inputs of a mini-batch, apart from the images, in the order of [`BatchBuffers`].
@@ -38,8 +36,6 @@ const SCALAR_INPUTS: [&str; 10] = [
 const SCALAR_OUTPUTS: [&str; 7] =
     ["loss", "loss.cl", "loss.st", "loss.retention", "loss.penalty", "grad_norm", APPLIED];
 pub(super) const EVALUATE_OUTPUTS: [&str; 2] = [CL_LOGITS, ST_LOGITS];
-/// Output of evaluation graphs that were asked for it.
-const FEATURES: &str = "features";
 /// A loss scale comes from its first value down to 1 in far fewer steps: what overflows then has diverged.
 const MAX_SKIPPED_IN_A_ROW: u32 = 40;
 
@@ -50,7 +46,7 @@ pub(super) struct State {
     /// `buffers[parity]` is the current one; one that no step changes has a single buffer.
     pub buffers: Vec<Tensor<f32>>,
     /// The optimiser's, and zero at first.
-    is_average: bool,
+    pub is_average: bool,
 }
 
 impl State {
@@ -68,7 +64,7 @@ struct Slot {
 
 pub struct TrainSession {
     pub(super) device: Device,
-    train: Session,
+    pub(super) train: Session,
     pub(super) evaluate: Session,
     /// `train_bindings[p]` reads the buffers `p` and writes the others; likewise for evaluation.
     train_bindings: [IoBinding; 2],
@@ -94,11 +90,11 @@ pub struct TrainSession {
     pub(super) input_dims: [usize; 3],
     pub(super) n_classes: usize,
     /// Mini-batches trained on, those skipped among them.
-    n_steps: u64,
-    n_skipped: u64,
-    n_skipped_in_a_row: u32,
+    pub(super) n_steps: u64,
+    pub(super) n_skipped: u64,
+    pub(super) n_skipped_in_a_row: u32,
     /// Steps, apart from those skipped, before the optimiser's averages were last set to zero.
-    n_before_averages: u64,
+    pub(super) n_before_averages: u64,
 }
 
 fn takes(session: &Session, name: &str) -> bool {
@@ -123,7 +119,9 @@ impl TrainSession {
             if tensor.role != StateRole::Held {
                 buffers.push(uninitialised(&train, device, dims).map_err(failed(action))?);
             }
-            let is_average = tensor.role == StateRole::Optimizer && values.iter().all(|v| *v == 0.0);
+            let is_average = tensor.role == StateRole::Optimizer
+                && values.iter().all(|v| *v == 0.0)
+                && !tensor.name.starts_with(LOSS_SCALE);
             state.push(State { name: tensor.name.clone(), dims: dims.clone(), buffers, is_average });
         }
         let zeros = |dims: Vec<i64>| Tensor::<f32>::new(&host, dims).map_err(failed(action));
@@ -175,7 +173,7 @@ impl TrainSession {
         Ok(this)
     }
 
-    fn bind_state(&mut self) -> OrtResult<()> {
+    pub(super) fn bind_state(&mut self) -> OrtResult<()> {
         let evaluated: Vec<&str> = self.evaluate.inputs().iter().map(|i| i.name()).collect();
         for parity in 0..2 {
             let binding = &mut self.train_bindings[parity];
@@ -404,88 +402,6 @@ impl TrainSession {
         let n_scalars = self.scalars.len() + self.reports.len();
         size_of::<f32>() * (n * row + n_scalars) + size_of::<i64>() * usize::from(self.seed.is_some())
     }
-
-    /// Copies the whole state to the host.
-    ///
-    /// # Errors
-    /// [`RuntimeError::Ort`] if a copy fails; [`RuntimeError::StateNotFinite`] if training has diverged.
-    pub fn state(&self) -> Result<BTreeMap<String, HostTensor>, RuntimeError> {
-        let mut all = BTreeMap::new();
-        for state in &self.state {
-            let values = to_host(state.current(self.parity), self.device)?;
-            // An update that overflows shows only here: a step's report is about what was before it.
-            if values.iter().any(|v| !v.is_finite()) {
-                return Err(RuntimeError::StateNotFinite { step: self.n_steps, name: state.name.clone() });
-            }
-            all.insert(state.name.clone(), HostTensor::from_f32(&state.dims, &values));
-        }
-        Ok(all)
-    }
-
-    /// Puts a saved state on the device and goes on counting from `counts`.
-    ///
-    /// # Errors
-    /// [`RuntimeError::MissingState`] or [`RuntimeError::State`] if `saved` is not of this network; nothing has
-    /// changed then.
-    pub fn restore(
-        &mut self,
-        saved: &BTreeMap<String, HostTensor>,
-        counts: StepCounts,
-    ) -> Result<(), RuntimeError> {
-        let mut restored = Vec::with_capacity(self.state.len());
-        for state in &self.state {
-            let tensor = saved
-                .get(&state.name)
-                .ok_or_else(|| RuntimeError::MissingState { name: state.name.clone() })?;
-            restored.push(float_values(&state.name, tensor, &state.dims)?);
-        }
-        self.parity = 0;
-        self.put(restored.into_iter().enumerate())?;
-        self.n_steps = counts.n_steps;
-        self.n_skipped = counts.n_skipped;
-        self.n_before_averages = counts.n_before_averages;
-        self.n_skipped_in_a_row = 0;
-        Ok(())
-    }
-
-    /// Replaces some state tensors, such as those that change between experiences only.
-    ///
-    /// # Errors
-    /// [`RuntimeError::NoState`] or [`RuntimeError::State`] if there is none of that name and shape; nothing has
-    /// changed then.
-    pub fn write(&mut self, tensors: &BTreeMap<String, HostTensor>) -> Result<(), RuntimeError> {
-        let mut values = Vec::with_capacity(tensors.len());
-        for (name, tensor) in tensors {
-            let index = self.state.iter().position(|state| state.name == *name);
-            let index = index.ok_or_else(|| RuntimeError::NoState { name: name.clone() })?;
-            values.push((index, float_values(name, tensor, &self.state[index].dims)?));
-        }
-        self.put(values)
-    }
-
-    /// Sets the optimiser's averages to zero, as if it had not made a step yet.
-    ///
-    /// # Errors
-    /// [`RuntimeError::Ort`] if a copy fails.
-    pub fn reset_optimizer(&mut self) -> Result<(), RuntimeError> {
-        let averages = self.state.iter().enumerate().filter(|(_, state)| state.is_average);
-        let zeros: Vec<(usize, Vec<f32>)> =
-            averages.map(|(i, state)| (i, vec![0.0; state.dims.iter().product()])).collect();
-        self.put(zeros)?;
-        self.n_before_averages = self.n_steps - self.n_skipped;
-        Ok(())
-    }
-
-    fn put(&mut self, values: impl IntoIterator<Item = (usize, Vec<f32>)>) -> Result<(), RuntimeError> {
-        let action = "bind the restored state";
-        for (index, values) in values {
-            let (state, parity) = (&mut self.state[index], self.parity);
-            let tensor = on_device(&self.train, self.device, &state.dims, &values).map_err(failed(action))?;
-            let current = parity % state.buffers.len();
-            state.buffers[current] = tensor;
-        }
-        self.bind_state().map_err(failed(action))
-    }
 }
 
 /// How far a network has come.
@@ -519,12 +435,4 @@ pub(super) fn read_outputs<const O: usize>(
         *values = output.try_extract_tensor::<f32>().map_err(failed(action))?.1.to_vec();
     }
     Ok(read)
-}
-
-pub(super) fn to_host(tensor: &Tensor<f32>, device: Device) -> Result<Vec<f32>, RuntimeError> {
-    if device == Device::Cpu {
-        return Ok(tensor.extract_tensor().1.to_vec());
-    }
-    let copy = tensor.to(AllocationDevice::CPU, 0).map_err(failed("copy the state to the host"))?;
-    Ok(copy.extract_tensor().1.to_vec())
 }
