@@ -56,7 +56,7 @@ enum Command {
     Run(run::Arguments),
     /// Run a whole lab of agents on this machine and report on it
     Testbed(testbed::Arguments),
-    /// Run a whole study: several seeds, treatment and control, a report with means and differences
+    /// Run a study: several seeds, treatment and control, one report
     Experiment(experiment::Arguments),
     /// Run an MQTT broker for trying things out (no security; loopback by default)
     Broker(broker::Arguments),
@@ -65,7 +65,7 @@ enum Command {
     /// Inspect data sets
     #[command(subcommand)]
     Data(data::Command),
-    /// Analyse what trained networks have learned: similarity of layers, features in the plane
+    /// Compare the layers of networks, or draw their features
     #[command(subcommand)]
     Analyse(analyse::Command),
     /// List, build, inspect and prepare networks

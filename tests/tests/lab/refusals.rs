@@ -92,7 +92,7 @@ fn configurations_are_refused_with_the_file_and_the_key() {
     check(&format!("{name}[train]\nepochs = \"many\""), &["line 4", "expected u32"]);
     check("agent = \"Alice\"\nfleet = \"lab\"", &["line 1", "found `Alice`", "a-z, 0-9"]);
     check(&format!("{name}[train]\ndevice = \"gpu\""), &["line 4", "cpu, cuda or cuda:<index>", "`gpu`"]);
-    check(&format!("{name}[train]\nepochs = 0"), &["`train.epochs` must be at least 1, found 0"]);
+    check(&format!("{name}[train]\nepochs = 0"), &["`train.epochs` must be between 1 and 1000000, found 0"]);
     check(&format!("{name}[train]\nlearning_rate = -0.1"), &["`train.learning_rate`", "positive", "-0.1"]);
     check(
         &format!("{name}[exchange]\nchunk_bytes = 9"),
