@@ -6,6 +6,7 @@ mod class_order;
 mod data;
 mod distill;
 pub mod lab;
+mod members;
 mod optimizer;
 mod strategy;
 mod stream;
@@ -25,6 +26,7 @@ pub use self::train::{
     TrainConfig,
 };
 use crate::ids::{AgentId, FleetId};
+use crate::strategy::TrainsOn;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -46,6 +48,33 @@ pub enum ConfigError {
         .path.display(), listed(.names)
     )]
     OrderCircle { path: PathBuf, names: Vec<String> },
+    #[error(
+        "`{}`: `{key}` of `{agent}` waits for `{name}`, but this lab has {}; name one of them",
+        .path.display(), listed(.known)
+    )]
+    MemberOfNobody { path: PathBuf, agent: AgentId, key: &'static str, name: String, known: Vec<String> },
+    #[error(
+        "`{}`: `{key}` of `{agent}`: expected an experience of `{other}` from 1 to {last}, found {found}",
+        .path.display()
+    )]
+    MemberBeyondStream {
+        path: PathBuf,
+        agent: AgentId,
+        key: &'static str,
+        other: AgentId,
+        last: usize,
+        found: usize,
+    },
+    #[error(
+        "`{}`: `leave` of `{agent}`: expected at least 1 and fewer than the {n_experiences} experiences of its \
+         stream, found {found}",
+        .path.display()
+    )]
+    LeavesTooLate { path: PathBuf, agent: AgentId, n_experiences: usize, found: usize },
+    #[error("`{}`: `{agent}` has `rejoin` and no `leave`; say when it leaves, too", .path.display())]
+    RejoinsWithoutLeaving { path: PathBuf, agent: AgentId },
+    #[error("`{}`: these would wait for ever: {}; let one of them begin by itself", .path.display(), .waits.join(", "))]
+    WaitForEver { path: PathBuf, waits: Vec<String> },
 }
 
 fn listed(names: &[String]) -> String {
@@ -206,6 +235,14 @@ impl AgentConfig {
     /// Folder for everything the run writes.
     pub fn out_dir(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| Path::new("runs").join(self.agent.as_str()))
+    }
+
+    /// Experiences of the stream as the strategy sees it.
+    pub fn n_experiences(&self) -> usize {
+        match self.strategy.strategy().trains_on {
+            TrainsOn::Everything => 1,
+            TrainsOn::Experience | TrainsOn::SeenSoFar => self.stream.experiences,
+        }
     }
 
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {

@@ -15,6 +15,7 @@ pub mod eval;
 pub mod exchange;
 pub mod experiment;
 pub mod ids;
+pub mod membership;
 pub mod report;
 pub mod strategy;
 pub mod stream;

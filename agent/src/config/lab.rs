@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::members::{self, MemberTable};
 use super::{AgentConfig, ConfigError, class_order, parse};
+use crate::membership::Member;
 
 /// Configuration of `dkt testbed`.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,8 @@ pub struct LabConfig {
     /// Whether the same lab runs a second time with the exchange off.
     pub control: bool,
     pub agents: Vec<AgentConfig>,
+    /// When each of them is there.
+    pub members: Vec<Member>,
 }
 
 /// The file as it is written: agents are tables laid over `defaults`.
@@ -47,14 +51,14 @@ impl LabConfig {
     /// [`ConfigError`], naming the file and the key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let file: LabFile = parse(path)?;
-        let mut agents = Vec::new();
+        let (mut agents, mut tables) = (Vec::new(), Vec::new());
         let mut names = BTreeSet::new();
-        for table in file.agents {
+        let invalid = |source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) };
+        for mut table in file.agents {
+            tables.push(MemberTable::take(&mut table).map_err(invalid)?);
             let mut merged = file.defaults.clone();
             lay_over(&mut merged, table);
-            let mut config: AgentConfig = merged
-                .try_into()
-                .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+            let mut config: AgentConfig = merged.try_into().map_err(invalid)?;
             if file.broker != EMBEDDED {
                 file.broker.clone_into(&mut config.exchange.broker);
             }
@@ -76,7 +80,8 @@ impl LabConfig {
         }
         class_order::of_lab(path, &mut agents)?;
         agents.iter().try_for_each(|agent| agent.validate(path))?;
-        Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents })
+        let members = members::of_lab(path, &agents, &tables)?;
+        Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents, members })
     }
 }
 
