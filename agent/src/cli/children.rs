@@ -1,4 +1,4 @@
-//! Agents as child processes: those of one arm are started together, watched, stopped together, and waited for.
+//! Agents as child processes: those of one arm are started when their time comes, watched, stopped, and waited for.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::log::Format;
 use super::{CliError, io_error};
 use crate::config::lab::EMBEDDED;
+use crate::membership::{self, Action, Change, Membership, Moment};
 use crate::report::record::{Arm, RunRecord};
 use crate::telemetry::event::{Event, Record};
 use crate::telemetry::progress::{Progress, Style};
@@ -67,7 +69,13 @@ pub(super) struct Stop(Arc<Mutex<StopState>>);
 #[derive(Default)]
 struct StopState {
     set: bool,
-    agents: Vec<Pid>,
+    agents: Vec<Watched>,
+}
+
+struct Watched {
+    pid: Pid,
+    /// Told already, by itself. On a second signal an agent ends without saving.
+    is_asked: bool,
 }
 
 impl Stop {
@@ -90,27 +98,39 @@ impl Stop {
 
     fn set(&self) {
         let mut state = self.state();
-        state.set = true;
-        state.agents.iter().for_each(|agent| signal(*agent));
+        let is_first = !std::mem::replace(&mut state.set, true);
+        state.agents.iter().filter(|agent| !(is_first && agent.is_asked)).for_each(|agent| signal(agent.pid));
     }
 
     pub fn is_set(&self) -> bool {
         self.state().set
     }
 
-    /// From now on signals go to these agents.
-    fn watch(&self, agents: &Children) {
+    /// From now on signals go to this agent, too.
+    fn watch(&self, agent: &Child) {
         let mut state = self.state();
-        state.agents = agents.0.iter().filter_map(|agent| Pid::from_raw(agent.child.id() as i32)).collect();
+        let Some(pid) = Pid::from_raw(agent.id() as i32) else { return };
+        state.agents.push(Watched { pid, is_asked: false });
         if state.set {
-            state.agents.iter().for_each(|agent| signal(*agent));
+            signal(pid);
+        }
+    }
+
+    /// Asks this agent alone to save and end, unless all are.
+    fn ask(&self, agent: &Child) {
+        let mut state = self.state();
+        let is_set = state.set;
+        let pid = Pid::from_raw(agent.id() as i32);
+        if let Some(watched) = state.agents.iter_mut().find(|a| Some(a.pid) == pid && !is_set) {
+            watched.is_asked = true;
+            signal(watched.pid);
         }
     }
 
     /// The agent is about to be waited for: after that its number may be another process's.
     fn forget(&self, agent: &Child) {
         let agent = Pid::from_raw(agent.id() as i32);
-        self.state().agents.retain(|a| Some(*a) != agent);
+        self.state().agents.retain(|a| Some(a.pid) != agent);
     }
 }
 
@@ -119,11 +139,10 @@ fn signal(agent: Pid) {
     let _ = kill_process(agent, Signal::TERM);
 }
 
-/// Agents that are running; those left when this is dropped are ended.
-struct Children(Vec<Running>);
+/// Agents by their places, those that are running; those left when this is dropped are ended.
+struct Children(Vec<Option<Running>>);
 
 struct Running {
-    name: String,
     child: Child,
     /// What it says on standard error, after what it said when it ran before.
     log: PathBuf,
@@ -147,7 +166,7 @@ const MAX_SAID_BYTES: u64 = 1024 * 1024;
 
 impl Drop for Children {
     fn drop(&mut self) {
-        for agent in &mut self.0 {
+        for agent in self.0.iter_mut().flatten() {
             // One that has ended by itself cannot be killed, and need not be.
             let _ = agent.child.kill();
             let _ = agent.child.wait();
@@ -155,17 +174,7 @@ impl Drop for Children {
     }
 }
 
-pub(super) fn run_arm(
-    name: &str,
-    agents: &[Planned],
-    style: Style,
-    log: Format,
-    stop: &Stop,
-) -> Result<Arm, CliError> {
-    run_agents(name, agents, |names| Progress::new(style, names), log, stop)
-}
-
-/// As [`run_arm`], with progress as `show` makes it from the agents' names, once they have started.
+/// Runs agents to their ends, all from the start, with progress as `show` makes it from their names.
 pub(super) fn run_agents(
     name: &str,
     agents: &[Planned],
@@ -174,42 +183,167 @@ pub(super) fn run_agents(
     stop: &Stop,
 ) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
-    let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
-    let mut children = Children(Vec::new());
-    for (index, agent) in agents.iter().enumerate() {
-        children.0.push(start(agent, log, index, lines.clone())?);
-    }
-    drop(lines);
-    stop.watch(&children);
+    let membership = Membership::of_all(&names);
     tell(&format!("{name}: {}\n", names.join(", ")));
-    let mut progress = show(&names);
-    let mut runs = vec![RunRecord::default(); agents.len()];
-    for (index, output) in received {
-        match output {
-            // How one agent goes on by itself: the lab says how all of it does.
-            Output::Record(record) if matches!(record.event, Event::Stopped { .. }) => {}
-            Output::Record(record) => {
-                progress.on(&names[index], &record);
-                runs[index].apply(&record);
-            }
-            Output::End => {
-                let agent = &mut children.0[index];
-                stop.forget(&agent.child);
-                let status = agent.child.wait().map_err(io_error("wait for", &agent.log))?;
-                if !status.success() {
-                    progress.finish();
-                    tell(&agent.said());
-                    return Err(CliError::Child {
-                        agent: agent.name.clone(),
-                        code: exit_code(status),
-                        log: agent.log.clone(),
-                    });
-                }
-            }
+    ArmRun::new(agents, membership, show(&names), log, stop).run(name, |_| Ok(()))
+}
+
+/// As [`run_agents`], where agents are there as `membership` says. `keep` has its history whenever that grows.
+pub(super) fn run_arm(
+    name: &str,
+    agents: &[Planned],
+    membership: Membership,
+    (style, log): (Style, Format),
+    stop: &Stop,
+    keep: impl FnMut(&[Change]) -> Result<(), CliError>,
+) -> Result<Arm, CliError> {
+    let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
+    tell(&format!("{name}: {}\n", names.join(", ")));
+    ArmRun::new(agents, membership, Progress::new(style, &names), log, stop).run(name, keep)
+}
+
+/// The agents of an arm while they run.
+struct ArmRun<'a> {
+    agents: &'a [Planned],
+    membership: Membership,
+    progress: Progress,
+    log: Format,
+    stop: &'a Stop,
+    children: Children,
+    runs: Vec<RunRecord>,
+    lines: mpsc::SyncSender<(usize, Output)>,
+    received: mpsc::Receiver<(usize, Output)>,
+    started: Instant,
+}
+
+impl<'a> ArmRun<'a> {
+    fn new(
+        agents: &'a [Planned],
+        membership: Membership,
+        progress: Progress,
+        log: Format,
+        stop: &'a Stop,
+    ) -> Self {
+        let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
+        ArmRun {
+            agents,
+            membership,
+            progress,
+            log,
+            stop,
+            children: Children(agents.iter().map(|_| None).collect()),
+            runs: vec![RunRecord::default(); agents.len()],
+            lines,
+            received,
+            started: Instant::now(),
         }
     }
-    progress.finish();
-    Ok(Arm { name: name.to_owned(), agents: runs })
+
+    fn run(
+        mut self,
+        name: &str,
+        mut keep: impl FnMut(&[Change]) -> Result<(), CliError>,
+    ) -> Result<Arm, CliError> {
+        let mut actions = self.membership.start();
+        for i in 0..self.agents.len() {
+            if let Some(moment) = self.membership.waits_for(i) {
+                self.say(i, Event::Waiting { message: format!("joins after {moment}") });
+            }
+        }
+        loop {
+            let is_news = actions.iter().any(|action| matches!(action, Action::Tell(..)));
+            for action in actions {
+                self.act(action)?;
+            }
+            if is_news {
+                keep(self.membership.history())?;
+            }
+            if self.membership.is_over() {
+                break;
+            }
+            // Never without an answer: every agent that is there tells its end.
+            let Ok((index, output)) = self.received.recv() else { break };
+            actions = match output {
+                Output::Record(record) => self.on_record(index, &record),
+                Output::End => self.on_end(index)?,
+            };
+        }
+        self.progress.finish();
+        let membership = self.membership.history().to_vec();
+        Ok(Arm { name: name.to_owned(), agents: std::mem::take(&mut self.runs), membership })
+    }
+
+    fn on_record(&mut self, agent: usize, record: &Record) -> Vec<Action> {
+        // How one agent goes on by itself: the lab says how all of it does.
+        if matches!(record.event, Event::Stopped { .. }) {
+            return Vec::new();
+        }
+        self.progress.on(&self.agents[agent].name, record);
+        self.runs[agent].apply(record);
+        match &record.event {
+            Event::Evaluated(evaluated) if !self.stop.is_set() => {
+                let experience = evaluated.experience as usize + 1;
+                self.membership.on(membership::Event::Trained(Moment { agent, experience }))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// [`CliError::Child`] if it has failed.
+    fn on_end(&mut self, agent: usize) -> Result<Vec<Action>, CliError> {
+        let Some(mut running) = self.children.0[agent].take() else { return Ok(Vec::new()) };
+        self.stop.forget(&running.child);
+        let status = running.child.wait().map_err(io_error("wait for", &running.log))?;
+        // One that is stopped before it listens for that has nothing to save.
+        let is_stopped = self.stop.is_set() && status.signal() == Some(Signal::TERM.as_raw());
+        if !status.success() && !is_stopped {
+            self.progress.finish();
+            tell(&running.said());
+            let agent = self.agents[agent].name.clone();
+            return Err(CliError::Child { agent, code: exit_code(status), log: running.log });
+        }
+        if self.stop.is_set() {
+            self.membership.on(membership::Event::Stopping);
+        }
+        let finished = self.runs[agent].finished.is_some();
+        Ok(self.membership.on(membership::Event::Ended { agent, finished }))
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), CliError> {
+        match action {
+            Action::Start(agent) => {
+                let running = start(&self.agents[agent], self.log, agent, self.lines.clone())?;
+                self.stop.watch(&running.child);
+                self.children.0[agent] = Some(running);
+            }
+            Action::Stop(agent) => {
+                if let Some(running) = &self.children.0[agent] {
+                    self.stop.ask(&running.child);
+                }
+            }
+            Action::Tell(agent, change) => match change.change {
+                membership::Kind::Left => {
+                    let comes_back = self.membership.waits_for(agent);
+                    let comes_back = comes_back.map(|moment| format!("; comes back after {moment}"));
+                    let message = format!("{change}{}", comes_back.unwrap_or_default());
+                    self.say(agent, Event::Waiting { message });
+                }
+                membership::Kind::NeverJoined | membership::Kind::NeverRejoined => {
+                    self.say(agent, Event::Warning { message: change.to_string() });
+                }
+                // Its start is told by itself.
+                membership::Kind::Joined | membership::Kind::Rejoined => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// What is to be said of an agent that does not run.
+    fn say(&mut self, agent: usize, event: Event) {
+        let record = Record { t_s: self.started.elapsed().as_secs_f64(), event };
+        self.progress.on(&self.agents[agent].name, &record);
+    }
 }
 
 /// Writes to standard error; where nobody reads that, the lab goes on.
@@ -237,7 +371,7 @@ fn start(
     index: usize,
     lines: mpsc::SyncSender<(usize, Output)>,
 ) -> Result<Running, CliError> {
-    let Planned { name, out, tensorboard, toml } = agent;
+    let Planned { out, tensorboard, toml, .. } = agent;
     fs::create_dir_all(out).map_err(io_error("create", out))?;
     let path = out.join("agent.toml");
     fs::write(&path, toml).map_err(io_error("write", &path))?;
@@ -275,5 +409,5 @@ fn start(
         }
         let _ = lines.send((index, Output::End));
     });
-    Ok(Running { name: name.clone(), child, log, log_starts_at })
+    Ok(Running { child, log, log_starts_at })
 }

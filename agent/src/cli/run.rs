@@ -113,7 +113,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
         return if is_shown { print(&text) } else { Ok(()) };
     }
     let arm = if config.exchange.enabled { "exchange on" } else { "exchange off" };
-    let record = LabRecord { title: name, arms: vec![Arm { name: arm.to_owned(), agents: vec![run] }] };
+    let record = LabRecord {
+        title: name,
+        arms: vec![Arm { name: arm.to_owned(), agents: vec![run], ..Arm::default() }],
+    };
     crate::report::metrics_csv::write(&record, &out.join("metrics.csv"))?;
     crate::report::metrics_json::write(&record, &out.join("metrics.json"))?;
     crate::report::html::write(&record, &out.join("report.html"))?;

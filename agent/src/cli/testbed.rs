@@ -2,6 +2,7 @@
 //! without.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::children::{Planned, Stop, run_arm, start_broker};
@@ -10,6 +11,8 @@ use super::run::{TENSORBOARD_DIR, TensorBoardArguments};
 use super::{CliError, io_error, print};
 use crate::config::lab::LabConfig;
 use crate::config::{AgentConfig, ConfigError};
+use crate::durable;
+use crate::membership::{Change, Membership};
 use crate::report::record::LabRecord;
 use crate::telemetry::progress::Style;
 
@@ -44,7 +47,11 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     }
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
     for (name, agents) in &arms {
-        record.arms.push(run_arm(name, agents, arguments.progress, log, &stop)?);
+        let members = agents.iter().map(|agent| agent.name.clone()).zip(lab.members.iter().copied());
+        let history = arguments.out.join(name.replace(' ', "-") + HISTORY_SUFFIX);
+        let membership = Membership::new(members, &read_history(&history)?);
+        let keep = |changes: &[Change]| write_history(&history, changes);
+        record.arms.push(run_arm(name, agents, membership, (arguments.progress, log), &stop, keep)?);
         if stop.is_set() {
             break;
         }
@@ -67,6 +74,22 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
         text += &format!("  {}/model.onnx\n", agent.agent);
     }
     print(&text)
+}
+
+/// End of the names of the files that say who has joined and left in each arm, for a lab that goes on.
+const HISTORY_SUFFIX: &str = "-membership.json";
+
+fn read_history(path: &Path) -> Result<Vec<Change>, CliError> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes.map_err(io_error("read", path))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|e| io_error("read", path)(e.into()))
+}
+
+fn write_history(path: &Path, changes: &[Change]) -> Result<(), CliError> {
+    let text = serde_json::to_vec(changes).map_err(|e| io_error("write", path)(e.into()))?;
+    Ok(durable::write(path, &text)?)
 }
 
 /// Folder of the control's agents, beside those of the agents that exchange.

@@ -19,7 +19,8 @@ pub fn write(record: &LabRecord, path: &Path) -> Result<(), WriteError> {
 }
 
 fn render(record: &LabRecord) -> Value {
-    let arm = |arm: &Arm| json!({"name": arm.name, "agents": each(&arm.agents, run)});
+    let arm =
+        |arm: &Arm| json!({"name": arm.name, "agents": each(&arm.agents, run), "membership": arm.membership});
     json!({"title": record.title, "arms": each(&record.arms, arm)})
 }
 

@@ -1,6 +1,7 @@
 //! Events folded into what reports are made of.
 
 use crate::eval::metrics::AccuracyMatrix;
+use crate::membership::Change;
 use crate::telemetry::event::{Epoch, Event, Finished, Record, Started, Traffic, Usage};
 
 /// A whole lab: the same agents under one or more conditions.
@@ -16,6 +17,8 @@ pub struct Arm {
     /// For example `exchange on`.
     pub name: String,
     pub agents: Vec<RunRecord>,
+    /// Who joined late, left and came back, in that order.
+    pub membership: Vec<Change>,
 }
 
 /// Measurements of traffic that are kept of a run, however long it is: when they are as many, every second one
@@ -60,7 +63,10 @@ impl HeadRecord {
 impl RunRecord {
     pub fn apply(&mut self, record: &Record) {
         match &record.event {
-            Event::Started(started) => self.started = Some(started.clone()),
+            // One that goes on tells its whole course.
+            Event::Started(started) => {
+                *self = RunRecord { started: Some(started.clone()), ..RunRecord::default() };
+            }
             Event::Epoch(epoch) => self.epochs.push(epoch.clone()),
             Event::Evaluated(evaluated) => {
                 for accuracy in &evaluated.heads {

@@ -14,6 +14,7 @@ pub fn render(record: &LabRecord) -> String {
     } else {
         of_one_experience(&mut text, record);
     }
+    text.push_str(&membership(record));
     text.push_str(&took(record));
     text.push_str(&exchanged(record));
     text
@@ -60,6 +61,21 @@ fn lines(text: &mut String, record: &LabRecord, numbers: impl Fn(&HeadRecord) ->
 fn percent(value: Option<f64>) -> String {
     // Adding 0 makes -0 a plain 0.
     value.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v + 0.0))
+}
+
+/// Who joined late and who left, in arms where anybody did.
+fn membership(record: &LabRecord) -> String {
+    let changes: Vec<_> = record
+        .arms
+        .iter()
+        .flat_map(|arm| arm.membership.iter().map(move |change| (&arm.name, change)))
+        .collect();
+    let lines = changes.iter().map(|(arm, change)| format!("{arm:<13} {change}\n"));
+    if changes.is_empty() {
+        String::new()
+    } else {
+        format!("\nJoined and left\n\n{}", lines.collect::<String>())
+    }
 }
 
 /// Time, and energy where any agent could measure it, over all experiences.
