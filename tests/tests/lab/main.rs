@@ -4,6 +4,7 @@
 
 mod access;
 mod analysis;
+mod churn;
 mod commands;
 mod data;
 mod embedded;

@@ -370,6 +370,10 @@ fn labs_are_refused_with_the_file_and_the_key() {
         &["`a`"],
     );
     lab("title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\n[agents.train]\nepoch = 1", &["`epoch`"]);
+    lab(
+        "title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\njoin = { after = \"a\", experience = 1 }",
+        &["would wait for ever", "`a` joins after experience 1 of `a`"],
+    );
     lab("title = \"x\"\nbrokers = 1\n[[agents]]\nagent = \"a\"\nfleet = \"f\"", &["`brokers`"]);
 }
 
