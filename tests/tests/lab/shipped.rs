@@ -65,9 +65,23 @@ fn keys(table: &toml::Table) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_example_lab_is_one() {
-    let lab = LabConfig::read(&repository("agent/examples/digits-lab.toml")).unwrap();
-    assert!(lab.control && lab.agents.len() >= 2, "it compares the exchange with its control");
+fn every_example_lab_is_one_and_is_listed() {
+    let folder = repository("agent/examples");
+    let list = fs::read_to_string(folder.join("README.md")).unwrap();
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let labs: Vec<String> = names.filter(|name| name.ends_with("-lab.toml")).collect();
+    assert!(labs.len() >= 5, "{labs:?}");
+    for name in labs {
+        let lab = LabConfig::read(&folder.join(&name)).unwrap();
+        assert!(lab.control && lab.agents.len() >= 2, "{name} compares the exchange with its control");
+        assert!(list.contains(&format!("]({name})")), "the README beside {name} has no link to it");
+        // Waiting for one that comes late by design is in vain.
+        let n_first = lab.members.iter().filter(|member| member.join.is_none()).count();
+        for (agent, member) in lab.agents.iter().zip(&lab.members) {
+            let n_peers = if member.join.is_none() { n_first - 1 } else { 0 };
+            assert!(agent.exchange.wait_for_peers <= n_peers, "{name}: {} waits for too many", agent.agent);
+        }
+    }
 }
 
 /// Exit codes and their meaning, as `dkt --help` tells them.
