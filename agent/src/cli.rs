@@ -73,6 +73,11 @@ enum Command {
     Model(model::Command),
 }
 
+/// Exit code: data or model refused.
+const DATA: u8 = 65;
+/// Exit code: wrong configuration, or training that diverged.
+const CONFIG: u8 = 78;
+
 /// Why a command ended without doing what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -135,13 +140,10 @@ pub(crate) enum CliError {
 
 impl CliError {
     fn exit_code(&self) -> u8 {
-        /// Data or model refused.
-        const DATA: u8 = 65;
         const USAGE: u8 = 2;
         const NO_INPUT: u8 = 66;
         const UNAVAILABLE: u8 = 69;
         const IO: u8 = 74;
-        const CONFIG: u8 = 78;
         if let CliError::Child { code, .. } = self {
             return *code;
         }

@@ -1,6 +1,6 @@
 //! Data sets: images of one size with labels, in memory, and the views of them that agents train on.
 //!
-//! [`format`] is the table of what can be read; `docs/data.md` says the same to users.
+//! [`mod@format`] is the table of what can be read; `docs/data.md` says the same to users.
 
 mod archive;
 mod cifar;

@@ -193,7 +193,7 @@ pub struct TrainingStep {
     /// The forward graph with parameters and running statistics as inputs of the same names, so that a runtime
     /// can bind the very same buffers.
     ///
-    /// With [`StepOptions::features`] it has an output [`FEATURES`] `[N, F]` too: what the CL head reads.
+    /// With [`StepOptions::features`] it has an output [`crate::FEATURES`] `[N, F]` too: what the CL head reads.
     pub evaluate: Graph,
     /// The gradients of `loss.cl` by themselves, for the diagonal of the Fisher information ([`StepOptions::fisher`]).
     ///

@@ -31,7 +31,7 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct Common {
-    /// `digits`, or a folder with IDX files; its test split is used
+    /// `digits`, or a path: docs/data.md lists the formats; the test split is used
     #[arg(long, value_name = "DATA")]
     data: String,
     /// Seed of the choice of images, and of the embedding

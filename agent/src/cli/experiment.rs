@@ -14,7 +14,7 @@ pub(super) use self::arguments::Arguments;
 use self::arguments::Running;
 use super::children::{Planned, Stop, run_agents, start_broker, tell};
 use super::log::Format;
-use super::{CliError, io_error, print};
+use super::{CONFIG, CliError, DATA, chain, io_error, print};
 use crate::agent::AgentError;
 use crate::config::{AgentConfig, ConfigError};
 use crate::data::DataSource;
@@ -41,6 +41,7 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     tell(&describe(&options, &plan, &facts));
     let record = |results: &[Option<RunResult>]| record(&options, &plan, &facts, results);
     let mut whole = Whole::new(plan.runs.len(), results.iter().flatten().count());
+    let mut failed = None;
     for (run, result) in plan.runs.iter().enumerate() {
         if results[run].is_some() {
             continue;
@@ -48,7 +49,16 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
         if stop.is_set() {
             break;
         }
-        results[run] = run_one(result, &name(&plan, result), &running, &whole, log, &stop)?;
+        let name = name(&plan, result);
+        results[run] = match run_one(result, &name, &running, &whole, log, &stop) {
+            // What diverges in one run need not do so in another, and nobody wants to begin again for it.
+            Err(error @ CliError::Child { code: DATA | CONFIG, .. }) => {
+                tell(&format!("{name} has failed: {}\n", chain(&error)));
+                failed.get_or_insert(error);
+                None
+            }
+            result => result?,
+        };
         if results[run].is_some() {
             whole.done();
         }
@@ -62,11 +72,15 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
         record.write(&options.out)?;
     }
     let mut text = format!("{}\n", table(&record));
-    if record.n_finished < record.n_runs {
+    if stop.is_set() {
         text += "Stopped and saved; the same command goes on from here.\n";
+    } else if record.n_finished < record.n_runs {
+        text +=
+            &format!("{} runs have failed; the table is of the others.\n", record.n_runs - record.n_finished);
     }
     text += &format!("Written to {}: report.html, results.csv, results.json\n", options.out.display());
-    print(&text)
+    print(&text)?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// Runs the agents of one run; `None` if they were stopped before their end.

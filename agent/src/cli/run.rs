@@ -74,10 +74,11 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
             found: format!("`{}`, with the results of a testbed", out.display()),
         }));
     }
-    runtime::load()?;
-    fs::create_dir_all(&out).map_err(io_error("create", &out))?;
+    // From here on a signal stops the run: loading ONNX Runtime takes a while.
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(Arc::clone(&stop)).map_err(io_error("listen for", "signals".as_ref()))?;
+    runtime::load()?;
+    fs::create_dir_all(&out).map_err(io_error("create", &out))?;
     let name = config.agent.to_string();
     let mut progress = Progress::new(arguments.progress, std::slice::from_ref(&name));
     let mut tensorboard = arguments

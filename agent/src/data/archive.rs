@@ -14,6 +14,8 @@ use super::{DataError, limits};
 /// Where a tar archive says that it is one, and how.
 const USTAR_AT: usize = 257;
 const USTAR: &[u8] = b"ustar";
+/// Most bytes of an entry that names another.
+const MAX_EXTENSION_BYTES: u64 = 64 << 10;
 /// Memory for unpacking xz, in KiB: its strongest preset needs 65 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
 
@@ -68,7 +70,7 @@ impl<'a> Kept<'a> {
         let bytes = read_up_to(reader, size).map_err(unpacking(&file))?;
         match bytes {
             Some(bytes) if bytes.len() as u64 == size => {
-                self.n_bytes += size;
+                self.n_bytes += size + name.len() as u64;
                 // As when unpacked: of two files with one name, the later one is there in the end.
                 self.files.insert(name.to_owned(), bytes);
                 Ok(())
@@ -82,10 +84,29 @@ impl<'a> Kept<'a> {
 fn tar(reader: impl Read, path: &Path) -> Result<Files, DataError> {
     let mut archive = tar::Archive::new(Watched { reader, at_end: false });
     let mut kept = Kept::new(path);
-    for entry in archive.entries().map_err(unpacking(path))? {
+    // A name that is too long for a header comes before it, in an entry of its own.
+    let mut long_name: Option<Vec<u8>> = None;
+    // Raw, as such entries would otherwise be read however large they say they are.
+    for entry in archive.entries().map_err(unpacking(path))?.raw(true) {
         let mut entry = entry.map_err(unpacking(path))?;
-        let Some(name) = clean(&entry.path_bytes(), path)? else { continue };
         let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions() {
+            let bytes = read_up_to(&mut entry, MAX_EXTENSION_BYTES).map_err(unpacking(path))?;
+            let limit = MAX_EXTENSION_BYTES;
+            let too_large = || DataError::TooLarge { path: path.to_owned(), what: "bytes of a name", limit };
+            let bytes = bytes.ok_or_else(too_large)?;
+            if kind.is_gnu_longname() {
+                long_name = Some(bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
+            } else if kind.is_pax_local_extensions() {
+                let path_of =
+                    |e: tar::PaxExtension<'_>| (e.key() == Ok("path")).then(|| e.value_bytes().to_vec());
+                let extensions = tar::PaxExtensions::new(&bytes).filter_map(Result::ok);
+                long_name = extensions.filter_map(path_of).last().or(long_name);
+            }
+            continue;
+        }
+        let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+        let Some(name) = clean(&name, path)? else { continue };
         if kind.is_dir() {
             continue;
         }
@@ -138,9 +159,14 @@ fn zip(reader: impl Read + Seek, path: &Path) -> Result<Files, DataError> {
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(failed)?;
         let Some(name) = clean(entry.name_raw(), path)? else { continue };
-        if entry.is_file() {
-            kept.add(&name, entry.size(), entry)?;
+        if entry.is_dir() {
+            continue;
         }
+        if !entry.is_file() {
+            let found = format!("something else, `{name}`");
+            return Err(DataError::format(path, "an archive of files and folders alone", found));
+        }
+        kept.add(&name, entry.size(), entry)?;
     }
     Ok(kept.files)
 }

@@ -22,7 +22,7 @@ pub enum DataError {
     NoImages { path: PathBuf },
     #[error("`{}` has {images} images and {labels} labels", .path.display())]
     Counts { path: PathBuf, images: usize, labels: usize },
-    #[error("`{}`: image {image} has the label {label}, expected 0 to {}", .path.display(), .n_classes - 1)]
+    #[error("`{}`: image {image} has the label {label}, expected one below {n_classes}", .path.display())]
     Label { path: PathBuf, image: usize, label: i64, n_classes: usize },
     #[error("`{}` has {found} classes, expected at most {}", .path.display(), limits::MAX_CLASSES)]
     Classes { path: PathBuf, found: usize },

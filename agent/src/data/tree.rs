@@ -90,6 +90,9 @@ impl Tree {
                     let Ok(name) = entry.file_name().into_string() else {
                         return Err(DataError::format(entry.path(), "a name in UTF-8", "other bytes"));
                     };
+                    if name.starts_with('.') {
+                        continue;
+                    }
                     // By way of the path: what a link leads to counts.
                     let is_folder = fs::metadata(entry.path()).map_err(io_error(&entry.path()))?.is_dir();
                     listing.add(name, is_folder);
@@ -125,6 +128,10 @@ impl Tree {
         let too_large = |path| DataError::TooLarge { path, what: "bytes", limit };
         match &self.content {
             Content::Folder => {
+                // Whoever opens a pipe waits for somebody to write into it.
+                if !fs::metadata(&path).map_err(io_error(&path))?.is_file() {
+                    return Err(DataError::format(path, "a file", "something else"));
+                }
                 let file = File::open(&path).map_err(io_error(&path))?;
                 let bytes = read_up_to(file, limit).map_err(io_error(&path))?;
                 bytes.map(Cow::Owned).ok_or_else(|| too_large(path))

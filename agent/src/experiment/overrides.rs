@@ -5,13 +5,14 @@ use std::str::FromStr;
 use toml::{Table, Value};
 
 /// Keys that are the experiment's own, and what says them instead.
-const RESERVED: [(&str, &str); 10] = [
+const RESERVED: [(&str, &str); 11] = [
     ("agent", "the experiment names its agents"),
     ("fleet", "the experiment names its fleets"),
     ("seed", "use --seeds"),
     ("out", "use --out"),
     ("model.network", "use --network"),
     ("data.source", "use --data"),
+    ("checkpoint.models", "the experiment keeps the networks that it needs"),
     ("exchange.enabled", "use --no-control"),
     ("exchange.broker", "use --broker"),
     ("exchange.tls", "use --broker, with an mqtt:// URL"),

@@ -82,6 +82,8 @@ pub enum ScaleError {
         "the data have {classes} classes, expected at least {} for two experiences", 2 * MIN_CLASSES
     )]
     Classes { classes: usize },
+    #[error("a class of the data has no training or no test samples; `dkt data inspect` tells which")]
+    EmptyClass,
 }
 
 /// Number of experiences, and classes in each: the largest number of experiences up to 10 that divides the classes;
@@ -104,14 +106,17 @@ pub fn sizes(facts: &Facts, scale: f64) -> Result<Sizes, ScaleError> {
     if !(scale > 0.0 && scale <= 1.0) {
         return Err(ScaleError::Scale { found: scale });
     }
+    if facts.train_per_class.min(facts.test_per_class) == 0 {
+        return Err(ScaleError::EmptyClass);
+    }
     if facts.classes < 2 * MIN_CLASSES {
         return Err(ScaleError::Classes { classes: facts.classes });
     }
     let (experiences, in_each) = split(facts.classes);
     let in_each = if facts.classes > MANY_CLASSES { share(in_each, scale).max(MIN_CLASSES) } else { in_each };
     let samples = |all: usize, least: usize| {
-        let n = share(all, scale).max(least);
-        (n < all).then_some(n)
+        // Classes of different sizes get the same number each, unless all is asked for.
+        (scale < 1.0).then(|| share(all, scale).max(least).min(all))
     };
     let train_per_class = samples(facts.train_per_class, MIN_TRAIN);
     Ok(Sizes {
@@ -181,7 +186,7 @@ mod tests {
             (digits, 1.0, [5, 10, 0, 0, 32, 56]),
             (digits, 0.01, [5, 10, 20, 10, 32, 20]),
             // Fewer samples than the floor: all of them.
-            (facts(10, 12, 4), 0.5, [5, 10, 0, 0, 32, 20]),
+            (facts(10, 12, 4), 0.5, [5, 10, 12, 4, 32, 20]),
             // No number of experiences divides 47 classes: 40 of them are used.
             (facts(47, 2400, 400), 1.0, [10, 40, 0, 0, 256, 3840]),
             (facts(26, 4800, 800), 1.0, [2, 26, 0, 0, 256, 4992]),

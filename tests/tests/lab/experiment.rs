@@ -205,6 +205,21 @@ fn a_teacher_is_trained_once_and_guides_every_seed() {
 }
 
 #[test]
+fn a_run_that_diverges_does_not_keep_the_others_from_being_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let more = ["--strategies", "naive,replay", "--set", "train.learning_rate=1e30"];
+    let output = run(dkt(tiny(&["strategies"], &out, &more)));
+    assert_eq!(output.code, Some(78), "{}", output.stderr);
+    for strategy in ["naive", "replay"] {
+        let line = format!("{strategy}, seed 0 has failed");
+        assert!(output.stderr.contains(&line), "expected `{line}` in {}", output.stderr);
+    }
+    assert!(output.stdout.contains("4 runs have failed"), "{}", output.stdout);
+    assert!(out.join("report.html").exists());
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_before_anything_is() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

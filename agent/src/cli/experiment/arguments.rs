@@ -82,7 +82,7 @@ enum Experiment {
 
 #[derive(clap::Args)]
 struct Common {
-    /// `digits`, or a folder with a data set
+    /// `digits`, or a path: docs/data.md lists the formats
     #[arg(long, value_name = "DATA")]
     data: String,
     /// Share of samples, epochs and, if there are many, classes

@@ -118,3 +118,44 @@ proptest! {
         let _ = read_bytes(&whole);
     }
 }
+
+#[test]
+fn long_names_are_read_in_both_forms_and_bounded() {
+    let long = format!("{}/image.png", "folder".repeat(30));
+    let mut gnu = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    gnu.append_data(&mut header, &long, &b"abc"[..]).unwrap();
+    let expected = Files::from([(long.clone(), b"abc".to_vec())]);
+    assert_eq!(read_bytes(&gnu.into_inner().unwrap()).unwrap(), Some(expected.clone()), "gnu");
+
+    let mut pax = tar::Builder::new(Vec::new());
+    pax.append_pax_extensions([("comment", &b"x"[..]), ("path", long.as_bytes())]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(3);
+    header.set_path("short").unwrap();
+    header.set_cksum();
+    pax.append(&header, &b"abc"[..]).unwrap();
+    assert_eq!(read_bytes(&pax.into_inner().unwrap()).unwrap(), Some(expected), "pax");
+
+    // An entry that says how a name goes on, and goes on itself.
+    let mut bomb = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_path("././@LongLink").unwrap();
+    let zeros = vec![0; MAX_EXTENSION_BYTES as usize + 1];
+    header.set_size(zeros.len() as u64);
+    header.set_cksum();
+    bomb.append(&header, &zeros[..]).unwrap();
+    let error = read_bytes(&bomb.into_inner().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("more than 65536 bytes of a name"), "{error}");
+}
+
+#[test]
+fn a_link_in_a_zip_archive_is_refused_as_in_others() {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    writer.add_symlink("link", "a", zip::write::SimpleFileOptions::default()).unwrap();
+    let error = read_bytes(&writer.finish().unwrap().into_inner()).unwrap_err().to_string();
+    assert!(error.contains("something else, `link`"), "{error}");
+}

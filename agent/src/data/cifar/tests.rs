@@ -82,7 +82,7 @@ fn what_is_missing_or_wrong_is_named() {
     check(
         "data_batch_2.bin",
         Some(&out_of_range),
-        &["data_batch_2.bin", "image 1 has the label 10, expected 0 to 9"],
+        &["data_batch_2.bin", "image 1 has the label 10, expected one below 10"],
     );
     check(
         "batches.meta.txt",

@@ -63,7 +63,7 @@ fn what_is_missing_or_wrong_is_named() {
         let error = written.error();
         assert!(error.contains("data_batch_1") && error.contains(expected), "{error}");
     };
-    check(&changed(b"K\x06K\x09e", b"K\x06K\x0ae"), "image 1 has the label 10, expected 0 to 9");
+    check(&changed(b"K\x06K\x09e", b"K\x06K\x0ae"), "image 1 has the label 10, expected one below 10");
     check(&changed(b"K\x06K\x09e", b"K\x06Ne"), "expected a list of integers under `labels`, found none");
     check(&changed(b"U\x06labels", b"U\x06labelz"), "expected a list under `labels`, found nothing");
     check(&changed(b"U\x04data", b"U\x04date"), "expected an array under `data`, found nothing");

@@ -92,12 +92,12 @@ fn what_is_missing_or_wrong_is_named() {
     check(
         "y_train.npy",
         Some(&array("|i1", &[2], &[0, 255])),
-        "image 1 has the label -1, expected 0 to 65535",
+        "image 1 has the label -1, expected one below 65536",
     );
     check("y_train.npy", Some(&array("<i4", &[1], &[0, 0, 1, 0])), "image 0 has the label 65536");
     check("y_train.npy", Some(&array("|u1", &[3], &[0; 3])), "has 2 images and 3 labels");
     check("x_test.npy", Some(&array("|u1", &[0, 2, 2], &[])), "x_test.npy` has no images");
-    check("classes.npy", Some(&array("|S1", &[2], b"ab")), "image 1 has the label 2, expected 0 to 1");
+    check("classes.npy", Some(&array("|S1", &[2], b"ab")), "image 1 has the label 2, expected one below 2");
     check("classes.npy", Some(&array("|u1", &[2], b"ab")), "names of classes [K], texts");
     check(
         "label_names.npy",
