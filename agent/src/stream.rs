@@ -18,13 +18,13 @@ use crate::data::ImageShape;
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     #[error(
-        "{classes} classes do not divide into {experiences} experiences; choose a number that divides them"
+        "`stream.experiences`: {classes} classes do not divide into {experiences} experiences; choose a number that divides them"
     )]
     NotDivisible { classes: usize, experiences: usize },
-    #[error("class order: expected every class from 0 to {} once, found {found:?}", .classes - 1)]
+    #[error("`stream.class_order`: expected every class from 0 to {} once, found {found:?}", .classes - 1)]
     ClassOrder { classes: usize, found: Vec<u16> },
     #[error(
-        "class order: expected a seed or a list, found that of `{name}`, whose configuration was not read"
+        "`stream.class_order`: expected a seed or a list, found that of `{name}`, whose configuration was not read"
     )]
     OrderOfAnother { name: String },
     #[error("class `{class}` has no {split} samples")]

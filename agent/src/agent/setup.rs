@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::AgentError;
 use crate::config::{AgentConfig, DataConfig, ReplayConfig, StrategyConfig, StreamConfig, TrainConfig};
-use crate::data::{DataSource, Dataset, TrainedOn};
+use crate::data::{DataSource, Dataset, Normalization, TrainedOn};
 use crate::ids::Digest;
 use crate::strategy::TrainsOn;
 use crate::stream::{ExperienceStream, StreamError};
@@ -85,7 +85,12 @@ pub(super) fn check_teachers(
         .collect()
 }
 
-pub(super) fn check_teacher(path: &Path, model: &DualHead, source: &DataSource) -> Result<(), AgentError> {
+/// That a teacher fits the data, and how it wants its images normalised, if it says so.
+pub(super) fn check_teacher(
+    path: &Path,
+    model: &DualHead,
+    source: &DataSource,
+) -> Result<Option<Normalization>, AgentError> {
     let shape = source.train.shape;
     let input = [shape.channels, shape.height, shape.width].map(usize::from);
     let refused = |what, expected: String, found: String| {
@@ -101,7 +106,7 @@ pub(super) fn check_teacher(path: &Path, model: &DualHead, source: &DataSource) 
     let trained_on = TrainedOn::read(&model.graph().metadata, input[0], path)?;
     match trained_on.classes {
         Some(found) if found != *classes => refused("the classes", classes.join(", "), found.join(", ")),
-        _ => Ok(()),
+        _ => Ok(trained_on.normalization),
     }
 }
 

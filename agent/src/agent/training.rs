@@ -117,6 +117,15 @@ impl Agent<'_> {
                 }
                 let Some(is_over) = self.train_epoch(experience, epochs)? else { return Ok(Ending::Stopped) };
                 self.position.epoch = if is_over { epochs.before_fine_tuning() } else { epoch + 1 };
+                if is_over && epoch + 1 < epochs.before_fine_tuning() {
+                    let message = format!(
+                        "experience {} ends early, after {} of {} epochs: its validation accuracy no longer rises",
+                        experience + 1,
+                        epoch + 1,
+                        epochs.before_fine_tuning(),
+                    );
+                    self.emit(Event::Warning { message });
+                }
                 self.position.batch = 0;
                 // What an experience came to is always worth telling.
                 let is_last = self.position.epoch == epochs.all();
@@ -144,12 +153,11 @@ impl Agent<'_> {
         self.learner.teacher = model
             .map(|path| {
                 let model = DualHead::from_graph(Graph::read(path).map_err(dkt_models::ModelError::from)?)?;
-                setup::check_teacher(path, &model, &self.learner.source)?;
-                Ok::<_, AgentError>(FrozenTeacher::new(
-                    &model,
-                    &self.learner.session,
-                    self.config.train.threads,
-                )?)
+                let source = &self.learner.source;
+                let own = setup::check_teacher(path, &model, source)?;
+                let normalizations = [own.as_ref().unwrap_or(&source.normalization), &source.normalization];
+                let (session, n_threads) = (&self.learner.session, self.config.train.threads);
+                Ok::<_, AgentError>(FrozenTeacher::new(&model, session, n_threads, normalizations)?)
             })
             .transpose()?;
         Ok(())

@@ -120,7 +120,7 @@ impl DataConfig {
             (
                 "data.normalization",
                 self.normalization.is_sound(),
-                "\"auto\", or a finite mean and a finite std above 0 for each channel",
+                "\"auto\", or for each channel a mean from 0 to 1 and a std above 0 and at most 1, white being 1",
                 format!("{:?}", self.normalization),
             ),
         ];
@@ -132,8 +132,8 @@ impl NormalizationConfig {
     fn is_sound(&self) -> bool {
         let NormalizationConfig::Given(given) = self else { return true };
         given.mean.len() == given.std.len()
-            && given.mean.iter().all(|v| v.is_finite())
-            && given.std.iter().all(|v| v.is_finite() && *v > 0.0)
+            && given.mean.iter().all(|v| (0.0..=1.0).contains(v))
+            && given.std.iter().all(|v| *v > 0.0 && *v <= 1.0)
     }
 }
 

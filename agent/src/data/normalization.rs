@@ -47,6 +47,12 @@ impl Normalization {
         Normalization { mean, std }
     }
 
+    /// Of each channel: factor and offset that turn a value which this has normalised into one that `other` has.
+    pub fn to_other(&self, other: &Normalization) -> Vec<(f32, f32)> {
+        let channels = self.mean.iter().zip(&self.std).zip(other.mean.iter().zip(&other.std));
+        channels.map(|((mean, std), (m, s))| (std / s, (mean - m) / s)).collect()
+    }
+
     fn is_usable(&self, n_channels: usize) -> bool {
         self.mean.len() == n_channels
             && self.std.len() == n_channels

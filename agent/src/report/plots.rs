@@ -99,6 +99,10 @@ fn draw_lines(
     for line in lines {
         let color = PALETTE[line.color % PALETTE.len()];
         let style = if line.thin { color.mix(0.45).stroke_width(1) } else { color.stroke_width(2) };
+        if let [point] = line.points[..] {
+            // A line of one point draws nothing.
+            chart.draw_series([Circle::new(point, 4, color.filled())])?;
+        }
         let points = line.points.iter().copied();
         if line.dashed {
             chart.draw_series(DashedLineSeries::new(points, 6, 4, style))?;
@@ -129,6 +133,7 @@ fn short_number(v: f64) -> String {
         a if a >= 1e6 => format!("{:.1}M", v / 1e6),
         a if a >= 1e3 => format!("{:.0}k", v / 1e3),
         a if a >= 10.0 || v.fract() == 0.0 => format!("{v:.0}"),
+        a if a < 0.01 => format!("{v:.0e}"),
         _ => format!("{v:.2}"),
     }
 }

@@ -120,19 +120,22 @@ pub fn stepped(start: f32, step: f32, every: Every, experience: u32, epoch: u32)
 pub struct EarlyStopping {
     /// Best so far; `None` before the first epoch of the experience.
     best: Option<f64>,
-    /// Epochs since then.
+    /// Whether there was a gain over the first epoch. New classes can stay at 0 for some epochs.
+    has_gained: bool,
+    /// Epochs since the last gain.
     n_without_gain: u32,
 }
 
 impl EarlyStopping {
     /// Takes in the accuracy after an epoch. True if there was no gain of more than `margin` over the best for
-    /// `patience` epochs in a row.
+    /// `patience` epochs in a row, after one at least.
     pub fn is_over(&mut self, accuracy: f64, patience: u32, margin: f64) -> bool {
         if self.best.is_none_or(|best| accuracy > best + margin) {
+            self.has_gained |= self.best.is_some();
             self.best = Some(accuracy);
             self.n_without_gain = 0;
         } else {
-            self.n_without_gain += 1;
+            self.n_without_gain += u32::from(self.has_gained);
         }
         patience > 0 && self.n_without_gain >= patience
     }
@@ -174,6 +177,9 @@ mod tests {
         let over: Vec<bool> = accuracies.iter().map(|a| stopping.is_over(*a, 3, 0.01)).collect();
         assert_eq!(over, [false, false, false, false, false, true]);
         assert!(!EarlyStopping::default().is_over(0.1, 1, 0.0));
+        let mut late = EarlyStopping::default();
+        let over: Vec<bool> = [0.0, 0.0, 0.0, 0.3, 0.3].iter().map(|a| late.is_over(*a, 1, 0.01)).collect();
+        assert_eq!(over, [false, false, false, false, true], "classes that are not learned yet");
         let mut never = EarlyStopping::default();
         assert!((0..100).all(|_| !never.is_over(0.5, 0, 0.0)));
     }
