@@ -82,6 +82,11 @@ fn text(data: &Inspection) -> String {
     }
     let shared = data.n_test_images_in_train;
     let _ = writeln!(text, "{:<28} {:>18} {shared:>18}", "also among training images", "");
+    let _ = writeln!(
+        text,
+        "\nFor [data] of AGENT.toml, white being 1, of the training split, as \"auto\" measures it there:\n{}",
+        normalization(&data.train)
+    );
     let width = data.classes.iter().map(|class| class.chars().count()).max().unwrap_or(0).max("class".len());
     let _ = writeln!(text, "\n{:<width$} {:>9} {:>9}", "class", "train", "test");
     let counts = data.train.n_per_class.iter().zip(&data.test.n_per_class);
@@ -111,10 +116,19 @@ const ROWS: [Row; 7] = [
         format!("{} to {}", counts().min().unwrap_or(&0), counts().max().unwrap_or(&0))
     }),
     ("pixel values", |split| format!("{} to {}", split.range[0], split.range[1])),
-    ("mean by channel", |split| per_channel(&split.mean)),
-    ("std by channel", |split| per_channel(&split.std)),
+    ("mean by channel, 0 to 255", |split| per_channel(&split.mean)),
+    ("std by channel, 0 to 255", |split| per_channel(&split.std)),
     ("duplicates within the split", |split| split.n_duplicates.to_string()),
 ];
+
+/// As a line of a configuration.
+fn normalization(train: &Split) -> String {
+    let list = |values: &[f32]| {
+        let shares = values.iter().map(|value| format!("{:.6}", f64::from(*value) / 255.0));
+        shares.collect::<Vec<_>>().join(", ")
+    };
+    format!("normalization = {{ mean = [{}], std = [{}] }}", list(&train.mean), list(&train.std))
+}
 
 fn per_channel(values: &[f32]) -> String {
     values.iter().map(|value| format!("{value:.1}")).collect::<Vec<_>>().join(" ")

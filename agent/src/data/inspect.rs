@@ -44,7 +44,7 @@ pub struct Split {
     pub n_per_class: Vec<usize>,
     /// Least and greatest pixel value.
     pub range: [u8; 2],
-    /// Of each channel, in pixel units.
+    /// Of each channel, in pixel units: 0 to 255.
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
     /// Images that are, pixel by pixel, another one of this split before them.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dkt_agent::config::{DataConfig, NormalizationConfig};
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_tests::process::{Output, run};
 use dkt_tests::{config, repository};
@@ -83,10 +84,27 @@ fn the_digest_is_that_of_the_documentation() {
     assert_eq!((&json["train"]["n_images"], &json["test"]["n_images"]), (&1433.into(), &364.into()));
     assert_eq!(json["train"]["range"], serde_json::json!([0, 16]));
     assert_eq!(json["train"]["n_per_class"].as_array().unwrap().len(), 10);
+    normalization_can_be_pasted(&inspect(Path::new("digits"), &[]), &json);
     let streams = fs::read_to_string(repository("docs/streams.md")).unwrap();
     let digest = json["digest"].as_str().unwrap();
     let row = format!("| data digest, no crop padding, no flips | `{digest}` |");
     assert!(streams.contains(&row), "expected in docs/streams.md: {row}");
+}
+
+/// The text has a line of a configuration that says what the JSON says in pixel units, and docs/data.md has it too.
+fn normalization_can_be_pasted(output: &Output, json: &Value) {
+    let mut lines = output.stdout.lines();
+    let line = lines.find(|line| line.starts_with("normalization = ")).unwrap();
+    let NormalizationConfig::Given(given) = toml::from_str::<DataConfig>(line).unwrap().normalization else {
+        panic!("{line}");
+    };
+    for (given, measured) in [(&given.mean, &json["train"]["mean"]), (&given.std, &json["train"]["std"])] {
+        let measured: Vec<f64> = serde_json::from_value(measured.clone()).unwrap();
+        assert_eq!((given.len(), measured.len()), (1, 1));
+        assert!((255.0 * given[0] - measured[0]).abs() < 255.0 * 1e-6, "{line}: {measured:?}");
+    }
+    let docs = fs::read_to_string(repository("docs/data.md")).unwrap();
+    assert!(docs.contains(&format!("\n{line}\n")), "expected in docs/data.md: {line}");
 }
 
 #[test]
