@@ -6,8 +6,11 @@ use super::{ImageShape, limits};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("no data at `{}`: expected `digits`, or the path of {expected}", .path.display())]
-    Unknown { path: PathBuf, expected: String },
+    #[error(
+        "no data at `{}`: it is neither `digits`, which is built in, nor a path that exists",
+        .path.display()
+    )]
+    Unknown { path: PathBuf },
     #[error("`{}` holds no data set that is known: expected {expected}", .path.display())]
     Unrecognized { path: PathBuf, expected: String },
     #[error("`{}` holds several data sets, `{first}` and `{second}`; name one of them", .path.display())]
@@ -18,6 +21,8 @@ pub enum DataError {
     Format { path: PathBuf, expected: String, found: String },
     #[error("`{}` has no {split} split: expected {expected}", .path.display())]
     Missing { path: PathBuf, split: &'static str, expected: String },
+    #[error("`{}` lacks {}, and has {}", .path.display(), .missing.join(", "), .found.join(", "))]
+    Arrays { path: PathBuf, missing: Vec<String>, found: Vec<String> },
     #[error("`{}` has no images", .path.display())]
     NoImages { path: PathBuf },
     #[error("`{}` has {images} images and {labels} labels", .path.display())]

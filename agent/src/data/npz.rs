@@ -24,6 +24,8 @@ const SCHEMES: [[Names; 2]; 2] = [
 ];
 /// Names of the classes, where there are any.
 const CLASSES: [&str; 2] = ["classes.npy", "label_names.npy"];
+/// Arrays that an error says were found.
+const MAX_NAMED: usize = 16;
 
 fn scheme(listing: &Listing) -> Option<&'static [Names; 2]> {
     SCHEMES.iter().find(|scheme| scheme.iter().any(|names| listing.files.contains(names.images)))
@@ -39,44 +41,46 @@ pub(super) fn read(tree: &Tree, reading: &Reading) -> Result<Splits, DataError> 
         return Err(DataError::NoImages { path: tree.root_path() });
     };
     let is_wanted = reading.wanted == Wanted::Both;
-    let test_labels = labels(tree, &listing, "test", test.labels)?;
+    let wanted = if is_wanted { &[train, test][..] } else { &[test] };
+    check_there(tree, &listing, wanted.iter().flat_map(|names| [names.images, names.labels]))?;
+    let test_labels = labels(tree, test.labels)?;
     // Also for the test split alone: the classes are those of both.
     let train_labels = match is_wanted || listing.files.contains(train.labels) {
-        true => labels(tree, &listing, "training", train.labels)?,
+        true => labels(tree, train.labels)?,
         false => Vec::new(),
     };
     let classes = match CLASSES.iter().find(|name| listing.files.contains(**name)) {
         Some(name) => class_names(tree, name)?,
         None => numbered(&[&train_labels, &test_labels]),
     };
-    let split = |split, names: &Names, labels| -> Result<Dataset, DataError> {
-        let (shape, pixels) = images(tree, &listing, split, names.images)?;
+    let split = |names: &Names, labels| -> Result<Dataset, DataError> {
+        let (shape, pixels) = images(tree, names.images)?;
         Dataset { classes: classes.clone(), shape, pixels, labels }.checked(&tree.path(names.images))
     };
     let train = match is_wanted {
-        true => Some(split("training", train, train_labels)?),
+        true => Some(split(train, train_labels)?),
         false => None,
     };
-    Ok(Splits::whole(train, split("test", test, test_labels)?))
+    Ok(Splits::whole(train, split(test, test_labels)?))
 }
 
-/// Refuses an array that is not there.
-fn check_there(tree: &Tree, listing: &Listing, split: &'static str, name: &str) -> Result<(), DataError> {
-    if listing.files.contains(name) {
+/// Refuses a file that lacks one of these arrays, and names all that it lacks.
+fn check_there<'a>(
+    tree: &Tree,
+    listing: &Listing,
+    wanted: impl Iterator<Item = &'a str>,
+) -> Result<(), DataError> {
+    let named = |name: &str| format!("`{}`", name.trim_end_matches(".npy"));
+    let missing: Vec<String> = wanted.filter(|name| !listing.files.contains(*name)).map(named).collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    let expected = format!("an array `{}`", name.trim_end_matches(".npy"));
-    Err(DataError::Missing { path: tree.root_path(), split, expected })
+    let found = listing.files.iter().take(MAX_NAMED).map(|name| named(name)).collect();
+    Err(DataError::Arrays { path: tree.root_path(), missing, found })
 }
 
 /// Images `[n, H, W]`, `[n, H, W, C]` or `[n, C, H, W]` with 1 or 3 channels, as `[n, C, H, W]`.
-fn images(
-    tree: &Tree,
-    listing: &Listing,
-    split: &'static str,
-    name: &str,
-) -> Result<(ImageShape, Vec<u8>), DataError> {
-    check_there(tree, listing, split, name)?;
+fn images(tree: &Tree, name: &str) -> Result<(ImageShape, Vec<u8>), DataError> {
     let path = tree.path(name);
     let bytes = tree.read(name, 2 * limits::MAX_PIXEL_BYTES)?;
     let array = npy::read(&bytes, &path)?;
@@ -110,8 +114,7 @@ fn images(
 }
 
 /// Labels `[n]` or `[n, 1]`.
-fn labels(tree: &Tree, listing: &Listing, split: &'static str, name: &str) -> Result<Vec<u16>, DataError> {
-    check_there(tree, listing, split, name)?;
+fn labels(tree: &Tree, name: &str) -> Result<Vec<u16>, DataError> {
     let path = tree.path(name);
     // Eight bytes at most, for an image of one byte at least.
     let bytes = tree.read(name, 8 * limits::MAX_PIXEL_BYTES)?;

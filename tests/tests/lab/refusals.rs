@@ -140,7 +140,7 @@ fn files_that_are_not_there_are_named() {
         "no data",
         &case.agent(|c| c.data.source = name.clone()),
         66,
-        &[&name, "IDX files", "image folder"],
+        &[&format!("no data at `{name}`: it is neither `digits`, which is built in, nor a path that exists")],
     );
     fs::create_dir(&missing).unwrap();
     let output = case.agent(|c| c.data.source = name.clone());

@@ -80,8 +80,12 @@ fn what_is_missing_or_wrong_is_named() {
         let error = written.error();
         assert!(error.contains(expected), "{error}");
     };
-    check("x_test.npy", None, "has no test split: expected an array `x_test`");
-    check("y_train.npy", None, "has no training split: expected an array `y_train`");
+    check("y_train.npy", None, "lacks `y_train`, and has `x_test`, `x_train`, `y_test`");
+    let written = keras();
+    written.remove("x_test.npy");
+    written.remove("y_test.npy");
+    let error = written.error();
+    assert!(error.ends_with("lacks `x_test`, `y_test`, and has `x_train`, `y_train`"), "{error}");
     check("x_train.npy", Some(&array("<f4", &[1, 1, 1], &[0; 4])), "expected images of unsigned bytes");
     check(
         "y_train.npy",
