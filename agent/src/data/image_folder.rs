@@ -92,20 +92,26 @@ fn assemble(
     classes: Vec<String>,
 ) -> Result<Splits, DataError> {
     let first = files.iter().find_map(|file| Some((file, image(tree, &file.name, None).ok()?)));
-    let (first, size) = match first {
-        Some((file, image)) => (tree.path(&file.name), Some((image.width, image.height))),
-        None => (PathBuf::new(), None),
+    let (first, size, is_grey) = match first {
+        Some((file, image)) => (tree.path(&file.name), Some((image.width, image.height)), image.is_grey),
+        None => (PathBuf::new(), None, true),
     };
     let (width, height) = size.unwrap_or((1, 1));
-    let shape = |channels| {
-        let shape = ImageShape::of(channels, height, width);
+    let shape = |is_grey| {
+        let shape = ImageShape::of(if is_grey { 1 } else { 3 }, height, width);
         shape.expect("invariant: a decoder refuses sizes that are too large")
     };
-    check_pixels(files.len(), shape(3), &tree.root_path())?;
+    let check_splits = |shape| {
+        check_pixels(n_train, shape, &tree.path(TRAIN))?;
+        check_pixels(files.len() - n_train, shape, &tree.path(test))
+    };
+    // Before memory is taken, as far as the first image tells.
+    check_splits(shape(is_grey))?;
 
     let decoded = decode_all(tree, &files, size, reading.on_progress);
     let is_grey = decoded.iter().flatten().all(|image| image.is_grey);
-    let shape = shape(if is_grey { 1 } else { 3 });
+    let shape = shape(is_grey);
+    check_splits(shape)?;
     let empty = |n: usize| Dataset {
         classes: classes.clone(),
         shape,
