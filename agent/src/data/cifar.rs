@@ -59,23 +59,37 @@ pub(super) fn read(tree: &Tree, reading: &Reading) -> Result<Splits, DataError> 
         return Err(DataError::NoImages { path: tree.root_path() });
     };
     let classes = class_names(tree, release)?;
+    splits(tree, &listing, reading, &classes, [release.train, &[release.test]], |name, data| {
+        add_records(tree, name, release, data)
+    })
+}
+
+/// Training and test split from their files, in order, from each of which `add` takes the images.
+pub(super) fn splits(
+    tree: &Tree,
+    listing: &Listing,
+    reading: &Reading,
+    classes: &[String],
+    [train, test]: [&[&str]; 2],
+    add: impl Fn(&str, &mut Dataset) -> Result<(), DataError>,
+) -> Result<Splits, DataError> {
     let split = |split, files: &[&str]| -> Result<Dataset, DataError> {
         let mut data =
-            Dataset { classes: classes.clone(), shape: SHAPE, pixels: Vec::new(), labels: Vec::new() };
+            Dataset { classes: classes.to_vec(), shape: SHAPE, pixels: Vec::new(), labels: Vec::new() };
         for name in files {
             if !listing.files.contains(*name) {
                 let expected = format!("a file `{name}`");
                 return Err(DataError::Missing { path: tree.root_path(), split, expected });
             }
-            add_records(tree, name, release, &mut data)?;
+            add(name, &mut data)?;
         }
         data.checked(&tree.root_path())
     };
     let train = match reading.wanted {
-        Wanted::Both => Some(split("training", release.train)?),
+        Wanted::Both => Some(split("training", train)?),
         Wanted::Test => None,
     };
-    Ok(Splits::whole(train, split("test", &[release.test])?))
+    Ok(Splits::whole(train, split("test", test)?))
 }
 
 fn add_records(tree: &Tree, name: &str, release: &Release, data: &mut Dataset) -> Result<(), DataError> {

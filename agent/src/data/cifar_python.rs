@@ -1,8 +1,8 @@
 //! CIFAR-10 and CIFAR-100, Python release: pickled dictionaries with a NumPy array of bytes `[n, 3072]` and lists of
 //! labels.
 
-use super::cifar::{BATCHES, SHAPE};
-use super::format::{Reading, Splits, Wanted};
+use super::cifar::{self, BATCHES, SHAPE};
+use super::format::{Reading, Splits};
 use super::pickle::{self, Value};
 use super::tree::{Listing, Tree};
 use super::{DataError, Dataset, check_classes, check_pixels, limits};
@@ -52,23 +52,9 @@ pub(super) fn read(tree: &Tree, reading: &Reading) -> Result<Splits, DataError> 
         return Err(DataError::NoImages { path: tree.root_path() });
     };
     let classes = class_names(tree, release)?;
-    let split = |split, files: &[&str]| -> Result<Dataset, DataError> {
-        let mut data =
-            Dataset { classes: classes.clone(), shape: SHAPE, pixels: Vec::new(), labels: Vec::new() };
-        for name in files {
-            if !listing.files.contains(*name) {
-                let expected = format!("a file `{name}`");
-                return Err(DataError::Missing { path: tree.root_path(), split, expected });
-            }
-            add_batch(tree, name, release, &mut data)?;
-        }
-        data.checked(&tree.root_path())
-    };
-    let train = match reading.wanted {
-        Wanted::Both => Some(split("training", release.train)?),
-        Wanted::Test => None,
-    };
-    Ok(Splits::whole(train, split("test", &[release.test])?))
+    cifar::splits(tree, &listing, reading, &classes, [release.train, &[release.test]], |name, data| {
+        add_batch(tree, name, release, data)
+    })
 }
 
 fn add_batch(tree: &Tree, name: &str, release: &Release, data: &mut Dataset) -> Result<(), DataError> {
