@@ -65,6 +65,8 @@ pub enum AgentError {
     Teachers { experiences: usize, models: usize },
     #[error("teacher `{}`: expected {what} {expected}, as the data has, found {found}", .path.display())]
     Teacher { path: PathBuf, what: &'static str, expected: String, found: String },
+    #[error("`{key}` does not fit the network")]
+    Setting { key: &'static str, source: ModelError },
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
     #[error(
@@ -156,7 +158,7 @@ impl<'a> Agent<'a> {
         let stream = setup::stream(config, &source)?;
         let teachers = setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
-        let step = TrainingStep::derive(&model, &config.step_options())?;
+        let step = setup::derive(config, &model)?;
         let session = TrainSession::new(&step, config.train.device, config.train.threads)?;
         let importance = step
             .importance
@@ -208,6 +210,9 @@ impl<'a> Agent<'a> {
             agent.link = Some(link);
         }
         agent.announce(&model);
+        for message in setup::without_effect(config, model.graph()) {
+            agent.emit(Event::Warning { message });
+        }
         Ok(agent)
     }
 

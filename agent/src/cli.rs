@@ -196,7 +196,9 @@ impl CliError {
                 _ => IO,
             },
             CliError::Agent(AgentError::Mismatch { .. } | AgentError::Teacher { .. }) => DATA,
-            CliError::Agent(AgentError::CropPadding { .. } | AgentError::Teachers { .. }) => CONFIG,
+            CliError::Agent(
+                AgentError::Setting { .. } | AgentError::CropPadding { .. } | AgentError::Teachers { .. },
+            ) => CONFIG,
             CliError::Io { .. } | CliError::Write(_) => IO,
             _ => 1,
         }
@@ -237,7 +239,8 @@ impl From<AgentError> for CliError {
             AgentError::Exchange(e) => CliError::Exchange(e),
             AgentError::Checkpoint(e) => CliError::Checkpoint(e),
             AgentError::Write(e) => CliError::Write(e),
-            AgentError::Mismatch { .. }
+            AgentError::Setting { .. }
+            | AgentError::Mismatch { .. }
             | AgentError::CropPadding { .. }
             | AgentError::Teachers { .. }
             | AgentError::Teacher { .. } => CliError::Agent(error),

@@ -49,8 +49,8 @@ impl Agent<'_> {
         let Some((path, Checkpoint { manifest, tensors })) = found else {
             return self.learner.begin();
         };
-        if let Some((what, expected, found)) = self.difference(&manifest) {
-            return Err(CheckpointError::Mismatch { path, what, expected, found }.into());
+        if let Some((what, now, saved)) = self.difference(&manifest) {
+            return Err(CheckpointError::Mismatch { path, what, now, saved }.into());
         }
         info!(path = %path.display(), step = manifest.position.step, "resuming");
         let counts = StepCounts {
@@ -81,13 +81,13 @@ impl Agent<'_> {
         let agent = &self.config.agent;
         let identity = &self.identity;
         (manifest.agent != *agent)
-            .then(|| ("agent", agent.to_string(), manifest.agent.to_string()))
-            .or_else(|| digests("data set", &identity.data, &manifest.data))
-            // Before the network: the training graph depends on the configuration too.
+            .then(|| ("the agent", agent.to_string(), manifest.agent.to_string()))
+            // Before data and network: both depend on settings, too.
             .or_else(|| {
                 let (now, saved) = setup::different_setting(&identity.settings, &manifest.settings)?;
-                Some(("training configuration", now, saved))
+                Some(("the setting", now, saved))
             })
-            .or_else(|| digests("network", &identity.training_graph, &manifest.training_graph))
+            .or_else(|| digests("the data set", &identity.data, &manifest.data))
+            .or_else(|| digests("the network", &identity.training_graph, &manifest.training_graph))
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dkt_models::step::TrainingStep;
 use dkt_models::zoo::{self, BuildOptions};
 use dkt_models::{DualHead, ModelError};
+use onnx_grad::GradError;
 use onnx_grad::graph::Graph;
 use serde::Serialize;
 use serde_json::Value;
@@ -54,6 +56,43 @@ pub(super) fn load_model(config: &AgentConfig, source: &DataSource) -> Result<Du
         return Err(mismatch("a number of classes of", model.n_classes().to_string(), classes.to_string()));
     }
     Ok(model)
+}
+
+/// The network's training step. Names that the network does not have are told with the key that gives them.
+pub(super) fn derive(config: &AgentConfig, model: &DualHead) -> Result<TrainingStep, AgentError> {
+    TrainingStep::derive(model, &config.step_options()).map_err(|source| {
+        let freeze = &config.train.freeze;
+        let key = match &source {
+            ModelError::NoSuchParameter { pattern } if freeze.iter().all(|p| p.0.as_str() != pattern) => {
+                "train.groups"
+            }
+            ModelError::NoSuchParameter { .. } => "train.freeze",
+            ModelError::Graph(GradError::NothingToTrain) if !freeze.is_empty() => "train.freeze",
+            ModelError::Graph(GradError::NothingToRecompute { .. }) => "train.recompute",
+            _ => return AgentError::Model(source),
+        };
+        AgentError::Setting { key, source }
+    })
+}
+
+/// Settings that change nothing, in words.
+pub(super) fn without_effect(config: &AgentConfig, network: &Graph) -> Vec<String> {
+    let mut messages = Vec::new();
+    if config.train.dropout && !network.nodes.iter().any(|node| node.op == "Dropout") {
+        messages.push(
+            "`train.dropout` changes nothing: the network has no Dropout layer, which exporters leave out in \
+             evaluation mode (models/export/README.md)"
+                .to_owned(),
+        );
+    }
+    if config.stream.proxy > 0.0 && !config.exchange.enabled && config.teacher.models.is_empty() {
+        messages.push(
+            "`stream.proxy` sets samples aside for a student head that nobody teaches, as in a control: \
+             `exchange.enabled` is false and `teacher.models` is empty"
+                .to_owned(),
+        );
+    }
+    messages
 }
 
 /// The stream that the configuration names, as the strategy sees it.
@@ -187,8 +226,11 @@ pub(super) fn different_setting(
     now: &BTreeMap<String, Value>,
     saved: &BTreeMap<String, Value>,
 ) -> Option<(String, String)> {
-    let (key, now, saved) =
-        now.iter().find_map(|(key, now)| Some((key, now, saved.get(key).filter(|saved| *saved != now)?)))?;
+    // The name of a strategy or an optimiser first: the defaults of other settings follow from it.
+    let names = now.iter().filter(|(key, _)| key.ends_with(".name"));
+    let (key, now, saved) = names
+        .chain(now)
+        .find_map(|(key, now)| Some((key, now, saved.get(key).filter(|saved| *saved != now)?)))?;
     Some((format!("{key} = {now}"), format!("{key} = {saved}")))
 }
 
@@ -214,6 +256,12 @@ mod tests {
         };
         let expected = ("strategy.alpha = 2.0".to_owned(), "strategy.alpha = 1.0".to_owned());
         assert_eq!(different_setting(&of_strategy("alpha = 2"), &of_strategy("")), Some(expected));
+        let expected = ("strategy.name = \"lwf\"".to_owned(), "strategy.name = \"replay\"".to_owned());
+        assert_eq!(
+            different_setting(&of_strategy(""), &base),
+            Some(expected),
+            "not the capacity of a memory"
+        );
         let given = "[data]\nnormalization = { mean = [0.5], std = [0.5] }\n[train]\n";
         let given = training_settings(
             &toml::from_str(&format!("agent = \"a\"\nfleet = \"f\"\n{given}")).unwrap(),

@@ -43,10 +43,10 @@ pub enum CheckpointError {
     #[error("checkpoint `{}` has version {found}, expected at most {VERSION}; use a newer dkt", .path.display())]
     Version { path: PathBuf, found: u32 },
     #[error(
-        "checkpoint `{}` belongs to another {what} (expected {expected}, found {found}); choose another `out`, or remove the folder to start anew",
+        "checkpoint `{}` was trained with {what} `{saved}`, and the configuration has `{now}`; choose another `out`, or remove the folder to start anew",
         .path.display()
     )]
-    Mismatch { path: PathBuf, what: &'static str, expected: String, found: String },
+    Mismatch { path: PathBuf, what: &'static str, now: String, saved: String },
 }
 
 /// Where in its stream an agent is: the next thing to do.

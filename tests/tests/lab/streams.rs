@@ -4,6 +4,7 @@ use std::fs;
 
 use dkt_agent::config::{AgentConfig, ColorJitterConfig, GivenNormalization, NormalizationConfig};
 use dkt_agent::stream::{ClassOrder, Domains, StreamKind};
+use dkt_agent::telemetry::event::Event;
 use dkt_tests::config;
 use dkt_tests::process::{Ended, run};
 
@@ -112,6 +113,28 @@ fn a_reduced_data_set_is_trained_in_every_augmentation() {
     // A few dozen steps on mixed images; by chance it would be a quarter.
     let mean = accuracies(&ended).iter().sum::<f64>() / 2.0;
     assert!(mean > 0.5, "{:?}", accuracies(&ended));
+}
+
+#[test]
+fn settings_that_change_nothing_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config::alone(root.path(), "alice");
+    config.train.epochs = 1;
+    config.train.dropout = true;
+    config.stream.proxy = 0.1;
+    let ended = start(&config).end();
+    ended.finished();
+    let warnings: Vec<&String> = ended
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Warning { message } => Some(message),
+            _ => None,
+        })
+        .collect();
+    let [dropout, proxy] = warnings[..] else { panic!("{warnings:?}") };
+    assert!(dropout.starts_with("`train.dropout` changes nothing"), "{dropout}");
+    assert!(proxy.starts_with("`stream.proxy` sets samples aside"), "{proxy}");
 }
 
 #[test]
