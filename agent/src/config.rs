@@ -36,6 +36,11 @@ pub enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("`{}`: `{key}` must be {expected}, found {found}", .path.display())]
     Value { path: PathBuf, key: &'static str, expected: &'static str, found: String },
+    #[error("`{}`: `strategy.{name}` must be {expected}, found {found}", .path.display())]
+    Constant { path: PathBuf, name: String, expected: String, found: f64 },
+    /// Of a lab; by its name, or its place among the agents.
+    #[error("agent {agent}")]
+    OfAgent { agent: String, source: Box<ConfigError> },
     #[error("`{}`: two agents are called `{agent}`; give each a name of its own", .path.display())]
     DuplicateAgent { path: PathBuf, agent: String },
     #[error(
@@ -325,13 +330,15 @@ impl AgentConfig {
                 return Err(ConfigError::Value { path: path.to_owned(), key, expected, found });
             }
         }
-        Ok(())
+        self.strategy.check_constants(path)
     }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
+    toml::from_str(&read_text(path)?)
         .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }

@@ -1,12 +1,15 @@
 //! `LAB.toml`: several agents on one machine, what they share and where they differ.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 use super::members::{self, MemberTable};
-use super::{AgentConfig, ConfigError, class_order, parse};
+use super::{AgentConfig, ConfigError, class_order, read_text};
 use crate::membership::Member;
 
 /// Configuration of `dkt testbed`.
@@ -23,7 +26,7 @@ pub struct LabConfig {
     pub members: Vec<Member>,
 }
 
-/// The file as it is written: agents are tables laid over `defaults`.
+/// The file as it is written, but for the agents, which are tables laid over `defaults`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LabFile {
@@ -32,9 +35,6 @@ struct LabFile {
     broker: String,
     #[serde(default)]
     control: bool,
-    #[serde(default)]
-    defaults: toml::Table,
-    agents: Vec<toml::Table>,
 }
 
 /// The lab's own broker, in the place of a URL.
@@ -48,17 +48,29 @@ impl LabConfig {
     /// Reads and checks `path`.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the file and the key.
+    /// [`ConfigError`], naming the file, the agent and the key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let file: LabFile = parse(path)?;
+        let text = read_text(path)?;
+        let invalid = |mut source: toml::de::Error| {
+            source.set_input(Some(&text));
+            ConfigError::Parse { path: path.to_owned(), source: Box::new(source) }
+        };
+        // Values know where in the text they are, whatever table they are laid over: an error names the line.
+        let mut table = DeTable::parse(&text).map_err(invalid)?;
+        let defaults = defaults(path, table.get_mut())?;
+        let agent_tables = agent_tables(path, table.get_mut())?;
+        let file = LabFile::deserialize(Deserializer::from(table)).map_err(invalid)?;
         let (mut agents, mut tables) = (Vec::new(), Vec::new());
         let mut names = BTreeSet::new();
-        let invalid = |source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) };
-        for mut table in file.agents {
-            tables.push(MemberTable::take(&mut table).map_err(invalid)?);
-            let mut merged = file.defaults.clone();
+        for (i, (span, mut table)) in agent_tables.into_iter().enumerate() {
+            let name = table.get("agent").and_then(|name| name.get_ref().as_str());
+            let name = name.map_or_else(|| (i + 1).to_string(), |name| format!("`{name}`"));
+            let of_agent = |source| ConfigError::OfAgent { agent: name.clone(), source: Box::new(source) };
+            tables.push(MemberTable::take(&mut table).map_err(invalid).map_err(of_agent)?);
+            let mut merged = defaults.clone();
             lay_over(&mut merged, table);
-            let mut config: AgentConfig = merged.try_into().map_err(invalid)?;
+            let merged = Deserializer::from(Spanned::new(span, merged));
+            let mut config = AgentConfig::deserialize(merged).map_err(invalid).map_err(of_agent)?;
             if file.broker != EMBEDDED {
                 file.broker.clone_into(&mut config.exchange.broker);
             }
@@ -70,28 +82,66 @@ impl LabConfig {
             }
             agents.push(config);
         }
-        if agents.is_empty() {
-            return Err(ConfigError::Value {
-                path: path.to_owned(),
-                key: "agents",
-                expected: "at least one [[agents]] table",
-                found: "none".to_owned(),
-            });
-        }
         class_order::of_lab(path, &mut agents)?;
-        agents.iter().try_for_each(|agent| agent.validate(path))?;
+        for agent in &agents {
+            let name = format!("`{}`", agent.agent);
+            agent
+                .validate(path)
+                .map_err(|source| ConfigError::OfAgent { agent: name, source: Box::new(source) })?;
+        }
         let members = members::of_lab(path, &agents, &tables)?;
         Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents, members })
     }
 }
 
+/// Takes the keys that all agents share out of a lab's table.
+fn defaults<'i>(path: &Path, table: &mut DeTable<'i>) -> Result<DeTable<'i>, ConfigError> {
+    match table.remove("defaults").map(Spanned::into_inner) {
+        None => Ok(DeTable::new()),
+        Some(DeValue::Table(defaults)) => Ok(defaults),
+        Some(other) => Err(ConfigError::Value {
+            path: path.to_owned(),
+            key: "defaults",
+            expected: "a table",
+            found: other.type_str().to_owned(),
+        }),
+    }
+}
+
+/// Takes the agents' tables out of a lab's, each with where it is in the text.
+fn agent_tables<'i>(
+    path: &Path,
+    table: &mut DeTable<'i>,
+) -> Result<Vec<(Range<usize>, DeTable<'i>)>, ConfigError> {
+    let wrong = |found: &str| ConfigError::Value {
+        path: path.to_owned(),
+        key: "agents",
+        expected: "at least one [[agents]] table",
+        found: found.to_owned(),
+    };
+    let agents = match table.remove("agents").map(Spanned::into_inner) {
+        None => DeArray::new(),
+        Some(DeValue::Array(agents)) => agents,
+        Some(other) => return Err(wrong(other.type_str())),
+    };
+    if agents.is_empty() {
+        return Err(wrong("none"));
+    }
+    let table = |agent: Spanned<DeValue<'i>>| match (agent.span(), agent.into_inner()) {
+        (span, DeValue::Table(table)) => Ok((span, table)),
+        (_, other) => Err(wrong(other.type_str())),
+    };
+    agents.into_iter().map(table).collect()
+}
+
 /// Puts `over` on top of `base`, table by table, so that an agent states only what differs.
-fn lay_over(base: &mut toml::Table, over: toml::Table) {
+fn lay_over<'i>(base: &mut DeTable<'i>, over: DeTable<'i>) {
     for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+        let span = value.span();
+        match (base.get_mut(&**key.get_ref()).map(Spanned::get_mut), value.into_inner()) {
+            (Some(DeValue::Table(below)), DeValue::Table(above)) => lay_over(below, above),
             (_, value) => {
-                base.insert(key, value);
+                base.insert(key, Spanned::new(span, value));
             }
         }
     }

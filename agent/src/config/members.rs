@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use toml::de::{DeTable, ValueDeserializer};
 
 use super::{AgentConfig, ConfigError};
 use crate::membership::{Member, Moment, stuck};
@@ -35,7 +36,7 @@ pub(super) struct MemberTable {
 
 impl MemberTable {
     /// Takes the keys out of an agent's table.
-    pub fn take(table: &mut toml::Table) -> Result<Self, toml::de::Error> {
+    pub fn take(table: &mut DeTable<'_>) -> Result<Self, toml::de::Error> {
         Ok(MemberTable {
             join: take(table, "join")?,
             leave: take(table, "leave")?,
@@ -44,8 +45,8 @@ impl MemberTable {
     }
 }
 
-fn take<T: DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<Option<T>, toml::de::Error> {
-    table.remove(key).map(toml::Value::try_into).transpose()
+fn take<T: DeserializeOwned>(table: &mut DeTable<'_>, key: &str) -> Result<Option<T>, toml::de::Error> {
+    table.remove(key).map(|value| T::deserialize(ValueDeserializer::from(value))).transpose()
 }
 
 /// When each agent of the lab at `path` is there.

@@ -1,12 +1,12 @@
 //! `[strategy]`, `[replay]` and `[teacher]`: how an agent learns without forgetting, and from whom but its peers.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dkt_models::step::{self, StepOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{AgentConfig, Check, MAX_BATCH};
+use super::{AgentConfig, Check, ConfigError, MAX_BATCH};
 use crate::strategy::{self, Constant, Importance, NOISE_ETA, Rehearsal, Retention, STRATEGIES, Strategy};
 use crate::stream::StreamKind;
 use crate::stream::memory::Selection;
@@ -48,33 +48,32 @@ impl StrategyConfig {
         StrategyConfig { name: self.name.clone(), constants: constants.collect() }
     }
 
-    pub(super) fn checks(&self) -> Vec<Check> {
-        let Some(strategy) = strategy::find(&self.name) else {
-            return vec![("strategy.name", false, "the name of a strategy", self.unknown_name())];
-        };
-        let mut checks = Vec::new();
-        for (name, value) in &self.constants {
-            let found = || format!("{name} = {value}");
-            match strategy.constants.iter().find(|c| c.name == name) {
-                None => {
-                    let takes = strategy.describe_constants();
-                    let found = format!("`{name}`; the constants of `{}` are: {takes}", self.name);
-                    checks.push(("strategy", false, "constants of the strategy", found));
-                }
-                Some(c) => {
-                    let holds = c.range.contains(value) && (!c.is_whole || value.fract() == 0.0);
-                    let (low, high) = (c.range.start(), c.range.end());
-                    let kind = if c.is_whole { "whole number" } else { "number" };
-                    let found = format!("{} ({}: a {kind} from {low} to {high})", found(), c.what);
-                    checks.push(("strategy", holds, "constants within their ranges", found));
-                }
-            }
-        }
-        checks
+    pub(super) fn checks(&self) -> [Check; 1] {
+        let found = format!("`{}`; there are: {}", self.name, strategy::names());
+        [("strategy.name", strategy::find(&self.name).is_some(), "the name of a strategy", found)]
     }
 
-    fn unknown_name(&self) -> String {
-        format!("`{}`; there are: {}", self.name, strategy::names())
+    /// Refuses constants that the strategy does not have, and those outside their ranges.
+    pub(super) fn check_constants(&self, path: &Path) -> Result<(), ConfigError> {
+        let strategy = self.strategy();
+        for (name, value) in &self.constants {
+            let expected = match strategy.constants.iter().find(|c| c.name == name) {
+                None => format!(
+                    "left out with the strategy `{}`, whose constants are: {}",
+                    self.name,
+                    strategy.describe_constants()
+                ),
+                Some(c) if c.range.contains(value) && (!c.is_whole || value.fract() == 0.0) => continue,
+                Some(c) => {
+                    let (low, high) = (c.range.start(), c.range.end());
+                    let kind = if c.is_whole { "whole number" } else { "number" };
+                    format!("a {kind} from {low} to {high} ({})", c.what)
+                }
+            };
+            let (path, name) = (path.to_owned(), name.clone());
+            return Err(ConfigError::Constant { path, name, expected, found: *value });
+        }
+        Ok(())
     }
 }
 
@@ -195,10 +194,16 @@ mod tests {
             ("[strategy]\nname = \"icarl\"", "found `icarl`; there are: naive, joint,"),
             (
                 "[strategy]\nname = \"lwf\"\nlambda = 1",
-                "found `lambda`; the constants of `lwf` are: alpha, temperature",
+                "`strategy.lambda` must be left out with the strategy `lwf`, whose constants are: alpha, temperature",
             ),
-            ("[strategy]\nname = \"lwf\"\nalpha = -1", "found alpha = -1 (weight of the term"),
-            ("[strategy]\nname = \"eeil\"\nfinetune_epochs = 1.5", "a whole number from 0"),
+            (
+                "[strategy]\nname = \"lwf\"\nalpha = -1",
+                "`strategy.alpha` must be a number from 0 to 1000000000 (weight of the term",
+            ),
+            (
+                "[strategy]\nname = \"eeil\"\nfinetune_epochs = 1.5",
+                "`strategy.finetune_epochs` must be a whole number from 0",
+            ),
             ("[strategy]\nname = \"naive\"\n[replay]\ncapacity = 5", "found 5 with the strategy `naive`"),
             ("[replay]\ncapacity = 0", "found 0 with the strategy `replay`"),
         ] {
