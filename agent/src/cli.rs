@@ -271,9 +271,9 @@ impl From<AnalysisError> for CliError {
 pub fn main() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
     let result = log.start().and_then(|()| match command {
-        Command::Run(arguments) => run::run(arguments),
-        Command::Testbed(arguments) => testbed::run(arguments, log.log_format),
-        Command::Experiment(arguments) => experiment::run(arguments, log.log_format),
+        Command::Run(arguments) => run::run(arguments, &log),
+        Command::Testbed(arguments) => testbed::run(arguments, &log),
+        Command::Experiment(arguments) => experiment::run(arguments, &log),
         Command::Broker(arguments) => broker::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Data(command) => data::run(command),

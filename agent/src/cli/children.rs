@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::log::Format;
+use super::log::{Format, Log, tell};
 use super::{CliError, io_error};
 use crate::config::lab::EMBEDDED;
 use crate::membership::{self, Action, Change, Membership, Moment};
@@ -174,18 +174,25 @@ impl Drop for Children {
     }
 }
 
+/// What agents run under.
+pub(super) struct Host<'a> {
+    pub log: &'a Log,
+    pub stop: &'a Stop,
+    /// From when on the times are that are shown.
+    pub started: Instant,
+}
+
 /// Runs agents to their ends, all from the start, with progress as `show` makes it from their names.
 pub(super) fn run_agents(
     name: &str,
     agents: &[Planned],
     show: impl FnOnce(&[String]) -> Progress,
-    log: Format,
-    stop: &Stop,
+    host: &Host<'_>,
 ) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
     let membership = Membership::of_all(&names);
-    tell(&format!("{name}: {}\n", names.join(", ")));
-    ArmRun::new(agents, membership, show(&names), log, stop).run(name, |_| Ok(()))
+    host.log.tell(&format!("{name}: {}\n", names.join(", ")));
+    ArmRun::new(agents, membership, show(&names), host).run(name, |_| Ok(()))
 }
 
 /// As [`run_agents`], where agents are there as `membership` says. `keep` has its history whenever that grows.
@@ -193,13 +200,13 @@ pub(super) fn run_arm(
     name: &str,
     agents: &[Planned],
     membership: Membership,
-    (style, log): (Style, Format),
-    stop: &Stop,
+    style: Style,
+    host: &Host<'_>,
     keep: impl FnMut(&[Change]) -> Result<(), CliError>,
 ) -> Result<Arm, CliError> {
     let names: Vec<String> = agents.iter().map(|a| a.name.clone()).collect();
-    tell(&format!("{name}: {}\n", names.join(", ")));
-    ArmRun::new(agents, membership, Progress::new(style, &names), log, stop).run(name, keep)
+    host.log.tell(&format!("{name}: {}\n", names.join(", ")));
+    ArmRun::new(agents, membership, Progress::new(style, &names), host).run(name, keep)
 }
 
 /// The agents of an arm while they run.
@@ -207,35 +214,28 @@ struct ArmRun<'a> {
     agents: &'a [Planned],
     membership: Membership,
     progress: Progress,
-    log: Format,
-    stop: &'a Stop,
+    host: &'a Host<'a>,
     children: Children,
     runs: Vec<RunRecord>,
+    /// When each agent's process was started, in seconds on the host's clock.
+    began_s: Vec<f64>,
     lines: mpsc::SyncSender<(usize, Output)>,
     received: mpsc::Receiver<(usize, Output)>,
-    started: Instant,
 }
 
 impl<'a> ArmRun<'a> {
-    fn new(
-        agents: &'a [Planned],
-        membership: Membership,
-        progress: Progress,
-        log: Format,
-        stop: &'a Stop,
-    ) -> Self {
+    fn new(agents: &'a [Planned], membership: Membership, progress: Progress, host: &'a Host<'a>) -> Self {
         let (lines, received) = mpsc::sync_channel(QUEUE_LINES);
         ArmRun {
             agents,
             membership,
             progress,
-            log,
-            stop,
+            host,
             children: Children(agents.iter().map(|_| None).collect()),
             runs: vec![RunRecord::default(); agents.len()],
+            began_s: vec![0.0; agents.len()],
             lines,
             received,
-            started: Instant::now(),
         }
     }
 
@@ -264,7 +264,7 @@ impl<'a> ArmRun<'a> {
             // Never without an answer: every agent that is there tells its end.
             let Ok((index, output)) = self.received.recv() else { break };
             actions = match output {
-                Output::Record(record) => self.on_record(index, &record),
+                Output::Record(record) => self.on_record(index, *record),
                 Output::End => self.on_end(index)?,
             };
         }
@@ -273,15 +273,16 @@ impl<'a> ArmRun<'a> {
         Ok(Arm { name: name.to_owned(), agents: std::mem::take(&mut self.runs), membership })
     }
 
-    fn on_record(&mut self, agent: usize, record: &Record) -> Vec<Action> {
+    fn on_record(&mut self, agent: usize, mut record: Record) -> Vec<Action> {
         // How one agent goes on by itself: the lab says how all of it does.
         if matches!(record.event, Event::Stopped { .. }) {
             return Vec::new();
         }
-        self.progress.on(&self.agents[agent].name, record);
-        self.runs[agent].apply(record);
+        self.runs[agent].apply(&record);
+        record.t_s += self.began_s[agent];
+        self.progress.on(&self.agents[agent].name, &record);
         match &record.event {
-            Event::Evaluated(evaluated) if !self.stop.is_set() => {
+            Event::Evaluated(evaluated) if !self.host.stop.is_set() => {
                 let experience = evaluated.experience as usize + 1;
                 self.membership.on(membership::Event::Trained(Moment { agent, experience }))
             }
@@ -293,17 +294,17 @@ impl<'a> ArmRun<'a> {
     /// [`CliError::Child`] if it has failed.
     fn on_end(&mut self, agent: usize) -> Result<Vec<Action>, CliError> {
         let Some(mut running) = self.children.0[agent].take() else { return Ok(Vec::new()) };
-        self.stop.forget(&running.child);
+        self.host.stop.forget(&running.child);
         let status = running.child.wait().map_err(io_error("wait for", &running.log))?;
         // One that is stopped before it listens for that has nothing to save.
-        let is_stopped = self.stop.is_set() && status.signal() == Some(Signal::TERM.as_raw());
+        let is_stopped = self.host.stop.is_set() && status.signal() == Some(Signal::TERM.as_raw());
         if !status.success() && !is_stopped {
             self.progress.finish();
             tell(&running.said());
             let agent = self.agents[agent].name.clone();
             return Err(CliError::Child { agent, code: exit_code(status), log: running.log });
         }
-        if self.stop.is_set() {
+        if self.host.stop.is_set() {
             self.membership.on(membership::Event::Stopping);
         }
         let finished = self.runs[agent].finished.is_some();
@@ -313,13 +314,15 @@ impl<'a> ArmRun<'a> {
     fn act(&mut self, action: Action) -> Result<(), CliError> {
         match action {
             Action::Start(agent) => {
-                let running = start(&self.agents[agent], self.log, agent, self.lines.clone())?;
-                self.stop.watch(&running.child);
+                self.began_s[agent] = self.host.started.elapsed().as_secs_f64();
+                let running =
+                    start(&self.agents[agent], self.host.log.log_format, agent, self.lines.clone())?;
+                self.host.stop.watch(&running.child);
                 self.children.0[agent] = Some(running);
             }
             Action::Stop(agent) => {
                 if let Some(running) = &self.children.0[agent] {
-                    self.stop.ask(&running.child);
+                    self.host.stop.ask(&running.child);
                 }
             }
             Action::Tell(agent, change) => match change.change {
@@ -341,14 +344,9 @@ impl<'a> ArmRun<'a> {
 
     /// What is to be said of an agent that does not run.
     fn say(&mut self, agent: usize, event: Event) {
-        let record = Record { t_s: self.started.elapsed().as_secs_f64(), event };
+        let record = Record { t_s: self.host.started.elapsed().as_secs_f64(), event };
         self.progress.on(&self.agents[agent].name, &record);
     }
-}
-
-/// Writes to standard error; where nobody reads that, the lab goes on.
-pub(super) fn tell(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// The code as a shell tells it: 128 and its number for a signal.

@@ -5,6 +5,7 @@ mod arguments;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Instant;
 
 use dkt_models::DualHead;
 use dkt_models::zoo::{self, BuildOptions};
@@ -12,8 +13,8 @@ use onnx_grad::graph::Graph;
 
 pub(super) use self::arguments::Arguments;
 use self::arguments::Running;
-use super::children::{Planned, Stop, run_agents, start_broker, tell};
-use super::log::Format;
+use super::children::{Host, Planned, Stop, run_agents, start_broker};
+use super::log::Log;
 use super::{CONFIG, CliError, DATA, chain, io_error, print};
 use crate::agent::AgentError;
 use crate::config::{AgentConfig, ConfigError};
@@ -25,7 +26,7 @@ use crate::experiment::scale::{Facts, digest};
 use crate::report::experiment::{ArmRecord, ExperimentRecord, table};
 use crate::telemetry::progress::{Progress, Whole};
 
-pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
+pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
     let (options, running) = arguments.read()?;
     let source = crate::data::load(&options.data)?;
     let facts = Facts::of(&source);
@@ -38,7 +39,7 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     let _folder = ExperimentFolder::open(&options.out, &plan.settings)?;
     let mut results =
         plan.runs.iter().map(|run| RunResult::read(&run.folder)).collect::<Result<Vec<_>, _>>()?;
-    tell(&describe(&options, &plan, &facts));
+    log.tell(&describe(&options, &plan, &facts));
     let record = |results: &[Option<RunResult>]| record(&options, &plan, &facts, results);
     let mut whole = Whole::new(plan.runs.len(), results.iter().flatten().count());
     let mut failed = None;
@@ -53,7 +54,7 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
         results[run] = match run_one(result, &name, &running, &whole, log, &stop) {
             // What diverges in one run need not do so in another, and nobody wants to begin again for it.
             Err(error @ CliError::Child { code: DATA | CONFIG, .. }) => {
-                tell(&format!("{name} has failed: {}\n", chain(&error)));
+                log.tell(&format!("{name} has failed: {}\n", chain(&error)));
                 failed.get_or_insert(error);
                 None
             }
@@ -67,7 +68,7 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     let mut record = record(&results);
     record.write(&options.out)?;
     if record.n_finished == record.n_runs {
-        tell("Comparing the networks of the first seed\n");
+        log.tell("Comparing the networks of the first seed\n");
         record.analyses = analysis::sections(&plan)?;
         record.write(&options.out)?;
     }
@@ -89,16 +90,17 @@ fn run_one(
     name: &str,
     running: &Running,
     whole: &Whole,
-    log: Format,
+    log: &Log,
     stop: &Stop,
 ) -> Result<Option<RunResult>, CliError> {
     // A broker of its own, so that nothing that an earlier run has left there is taken for this one's.
     let broker = run.exchanges().then(|| start_broker(&running.broker)).transpose()?;
     let url = broker.as_ref().map(|broker| broker.url.as_str());
     let agents = run.agents.iter().map(|agent| planned(agent, url)).collect::<Result<Vec<_>, _>>()?;
-    tell(&format!("{}; now ", whole.text(0.0)));
-    let show = |names: &[String]| Progress::of_part(running.progress, names, whole.clone());
-    let arm = run_agents(name, &agents, show, log, stop)?;
+    log.tell(&format!("{}; now ", whole.text(0.0)));
+    let show = |names: &[String]| Progress::of_part(log.style(running.progress), names, whole.clone());
+    let host = Host { log, stop, started: Instant::now() };
+    let arm = run_agents(name, &agents, show, &host)?;
     let Some(result) = RunResult::of(&arm.agents) else { return Ok(None) };
     result.write(&run.folder)?;
     Ok(Some(result))

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::{CliError, chain, io_error};
+use crate::telemetry::progress::{Style, object};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -31,7 +32,39 @@ pub(super) struct Log {
     log_file: Option<PathBuf>,
 }
 
+/// Writes to standard error; where nobody reads that, the program goes on.
+pub(super) fn tell(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 impl Log {
+    /// Whether standard error is lines of JSON alone.
+    fn is_json_on_stderr(&self) -> bool {
+        self.log_file.is_none() && self.log_format == Format::Json
+    }
+
+    /// How progress is shown where `asked` was asked for.
+    pub fn style(&self, asked: Style) -> Style {
+        if asked == Style::Auto && self.is_json_on_stderr() { Style::Log } else { asked }
+    }
+
+    /// Says something on standard error, in JSON if the log there is.
+    pub fn tell(&self, text: &str) {
+        if !self.is_json_on_stderr() {
+            return tell(text);
+        }
+        for line in text.lines() {
+            tell(&(object(tracing::Level::INFO, line, None) + "\n"));
+        }
+    }
+
+    /// As on a command line, with a space before each; empty if nothing was given.
+    pub fn as_given(&self) -> String {
+        let format = if self.log_format == Format::Json { " --log-format json" } else { "" };
+        let file = self.log_file.as_ref().map(|path| format!(" --log-file {}", path.display()));
+        format!("{format}{}", file.unwrap_or_default())
+    }
+
     /// Logs from now on what `DKT_LOG` says, warnings if it says nothing.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use rustix::process::{getpid, kill_process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::log::Log;
 use super::{CliError, chain, io_error, print};
 use crate::agent::Ending;
 use crate::config::{AgentConfig, ConfigError};
@@ -63,7 +64,7 @@ impl TensorBoardArguments {
 /// Folder of event files below a run's or a lab's.
 pub(super) const TENSORBOARD_DIR: &str = "tensorboard";
 
-pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
     let config = AgentConfig::read(&arguments.config)?;
     let out = config.out_dir();
     if out.join(super::testbed::MARKER).exists() {
@@ -80,7 +81,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     runtime::load()?;
     fs::create_dir_all(&out).map_err(io_error("create", &out))?;
     let name = config.agent.to_string();
-    let mut progress = Progress::new(arguments.progress, std::slice::from_ref(&name));
+    let mut progress = Progress::new(log.style(arguments.progress), std::slice::from_ref(&name));
     let mut tensorboard = arguments
         .tensorboard
         .folder(config.report.tensorboard, &out)
@@ -99,7 +100,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
             tensorboard = None;
         }
     });
-    let goes_on_with = format!("dkt run {}{}", arguments.config.display(), arguments.tensorboard.as_given());
+    let options = arguments.tensorboard.as_given() + &log.as_given();
+    let goes_on_with = format!("dkt run {}{options}", arguments.config.display());
     let is_stopped = matches!(ending, Ok(Ending::Stopped));
     if is_stopped {
         let event = Event::Stopped { goes_on_with: goes_on_with.clone() };

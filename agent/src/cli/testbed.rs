@@ -4,9 +4,10 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use super::children::{Planned, Stop, run_arm, start_broker};
-use super::log::Format;
+use super::children::{Host, Planned, Stop, run_arm, start_broker};
+use super::log::Log;
 use super::run::{TENSORBOARD_DIR, TensorBoardArguments};
 use super::{CliError, io_error, print};
 use crate::config::lab::LabConfig;
@@ -34,7 +35,8 @@ pub(super) struct Arguments {
     tensorboard: TensorBoardArguments,
 }
 
-pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
+pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
+    let started = Instant::now();
     let lab = LabConfig::read(&arguments.lab)?;
     let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
     let broker = start_broker(&lab.broker)?;
@@ -45,13 +47,15 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     } else if !arguments.out.join(MARKER).exists() {
         return Err(CliError::NoLab { path: arguments.out });
     }
+    let host = Host { log, stop: &stop, started };
+    let style = log.style(arguments.progress);
     let mut record = LabRecord { title: lab.title.clone(), arms: Vec::new() };
     for (name, agents) in &arms {
         let members = agents.iter().map(|agent| agent.name.clone()).zip(lab.members.iter().copied());
         let history = arguments.out.join(name.replace(' ', "-") + HISTORY_SUFFIX);
         let membership = Membership::new(members, &read_history(&history)?);
         let keep = |changes: &[Change]| write_history(&history, changes);
-        record.arms.push(run_arm(name, agents, membership, (arguments.progress, log), &stop, keep)?);
+        record.arms.push(run_arm(name, agents, membership, style, &host, keep)?);
         if stop.is_set() {
             break;
         }
@@ -62,11 +66,12 @@ pub(super) fn run(arguments: Arguments, log: Format) -> Result<(), CliError> {
     let mut text = format!("{}\n", crate::report::table::render(&record));
     if stop.is_set() {
         text += &format!(
-            "Stopped: the agents are shown as far as they came. `dkt testbed {} --out {}{} --resume` goes on from \
+            "Stopped: the agents are shown as far as they came. `dkt testbed {} --out {}{}{} --resume` goes on from \
              there.\n",
             arguments.lab.display(),
             arguments.out.display(),
-            arguments.tensorboard.as_given()
+            arguments.tensorboard.as_given(),
+            log.as_given()
         );
     }
     text += &format!("Written to {}:\n  report.html, metrics.csv, metrics.json\n", arguments.out.display());

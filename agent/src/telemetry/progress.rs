@@ -1,9 +1,10 @@
 //! How a run is shown while it goes on: bars on a terminal, plain lines elsewhere, JSON lines for programs.
 //!
-//! Bars and lines go to standard error, JSON to standard output. A slow reader of lines does not stop the run:
+//! Bars and lines go to standard error, events in JSON to standard output. A slow reader of lines does not stop the run:
 //! it is told later how many were dropped.
 
 mod lines;
+mod object;
 mod pace;
 mod shown;
 mod whole;
@@ -13,15 +14,17 @@ use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tracing::Level;
 
 use self::lines::Lines;
+pub use self::object::object;
 use self::shown::Shown;
 pub use self::whole::Whole;
 use super::event::{Event, Record};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Style {
-    /// Bars on a terminal, plain lines elsewhere
+    /// Bars on a terminal, plain lines elsewhere, lines in JSON beside a log in JSON
     Auto,
     /// One bar an agent
     Bar,
@@ -29,6 +32,9 @@ pub enum Style {
     Plain,
     /// One event a line on standard output
     Json,
+    /// Plain lines as objects like those of a log in JSON, on standard error
+    #[value(skip)]
+    Log,
 }
 
 /// Steps of the bar for the whole in each of its runs.
@@ -74,7 +80,7 @@ impl Progress {
         let agents = agents.iter().map(agent).collect();
         let lines = match style {
             Style::Json => Some(Lines::start(std::io::stdout())),
-            Style::Plain => Some(Lines::start(std::io::stderr())),
+            Style::Plain | Style::Log => Some(Lines::start(std::io::stderr())),
             Style::Bar | Style::Auto => None,
         };
         Progress { style, bars, agents, whole: None, lines, n_dropped: 0, t_s: 0.0 }
@@ -125,12 +131,17 @@ impl Progress {
             Event::Finished(_) if self.style == Style::Bar => agent.bar.abandon(),
             _ => {}
         }
-        let line = agent.shown.line(name, record);
+        let text = agent.shown.text(record);
         self.show_whole();
-        let Some(line) = line else { return };
+        let Some(text) = text else { return };
         match (self.style, &record.event) {
-            (Style::Plain, event) => self.line(line, is_worth_a_wait(event)),
-            (_, Event::Warning { .. }) => self.line_above_bars(&line),
+            (Style::Plain, event) => self.line(plain(record.t_s, name, &text), is_worth_a_wait(event)),
+            (Style::Log, event) => {
+                let is_warning = matches!(event, Event::Warning { .. });
+                let level = if is_warning { Level::WARN } else { Level::INFO };
+                self.line(object(level, &text, Some((name, record.t_s))), is_worth_a_wait(event));
+            }
+            (_, Event::Warning { .. }) => self.line_above_bars(&plain(record.t_s, name, &text)),
             _ => {}
         }
     }
@@ -195,12 +206,19 @@ fn is_worth_a_wait(event: &Event) -> bool {
 /// The line that tells of `n` others which are missing.
 fn dropped(style: Style, n: u64, t_s: f64) -> String {
     let message = format!("{n} lines of progress were dropped: their reader was too slow");
-    if style == Style::Json {
-        let record = Record { t_s, event: Event::Warning { message } };
-        serde_json::to_string(&record).expect("invariant: a warning is JSON")
-    } else {
-        format!("{t_s:>7.1} s  warning: {message}")
+    match style {
+        Style::Json => {
+            let record = Record { t_s, event: Event::Warning { message } };
+            serde_json::to_string(&record).expect("invariant: a warning is JSON")
+        }
+        Style::Log => object(Level::WARN, &message, None),
+        _ => format!("{t_s:>7.1} s  warning: {message}"),
     }
+}
+
+/// A line for people.
+fn plain(t_s: f64, name: &str, text: &str) -> String {
+    format!("{t_s:>7.1} s  {name}: {text}")
 }
 
 #[cfg(test)]
@@ -211,6 +229,11 @@ mod tests {
     fn what_was_dropped_is_told_as_a_warning() {
         let record: Record = serde_json::from_str(&dropped(Style::Json, 3, 1.5)).unwrap();
         assert!(matches!(record.event, Event::Warning { message } if message.starts_with("3 lines ")));
+        let line: serde_json::Value = serde_json::from_str(&dropped(Style::Log, 3, 1.5)).unwrap();
+        assert!(
+            line["level"] == "WARN" && line["message"].as_str().unwrap().starts_with("3 lines "),
+            "{line}"
+        );
         let line = dropped(Style::Plain, 3, 1.5);
         assert!(line.starts_with("    1.5 s  warning: 3 lines of progress were dropped"), "{line}");
     }

@@ -74,6 +74,13 @@ fn epochs(agent: &Value) -> Vec<Epoch> {
     serde_json::from_value(agent["epochs"].clone()).unwrap()
 }
 
+/// The time, in seconds, of the first line of progress with that text.
+fn at_s(output: &Output, text: &str) -> f64 {
+    let line = output.stderr.lines().find(|line| line.contains(text));
+    let line = line.unwrap_or_else(|| panic!("nobody said `{text}`:\n{}", output.stderr));
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// Every line of the history, once, whatever the order.
 fn has_history(output: &Output, folder: &Path) {
     let report = fs::read_to_string(folder.join("out/report.html")).unwrap();
@@ -98,6 +105,13 @@ fn agents_join_late_leave_and_come_back() {
     assert!(told("alice: experience 1/5 trained") < told("bob: digits-cnn "));
     assert!(told("carol: experience 1/5 trained") < told("carol: carol left after its experience 1"));
     assert!(told("alice: experience 2/5 trained") < told(", resumed at step "));
+    for (earlier, later) in [
+        ("alice: experience 1/5 trained", "bob: experience 1/5 trained"),
+        ("carol: carol left", ", resumed at step "),
+        ("alice: experience 2/5 trained", "carol: experience 2/5 trained"),
+    ] {
+        assert!(at_s(&output, earlier) <= at_s(&output, later), "one clock:\n{}", output.stderr);
+    }
     assert!(!output.stderr.contains("warning: "), "nobody waits in vain:\n{}", output.stderr);
 
     let [alice, bob, carol] = [0, 1, 2].map(|index| agent(folder.path(), index));

@@ -47,6 +47,16 @@ fn a_log_in_json_is_an_object_a_line() {
     assert!(plain.contains(": resuming path="), "{plain}");
     assert!(says_resuming(&agent(&["--log-format", "json"], &[]).stderr));
     assert!(says_resuming(&agent(&[], &[("DKT_LOG_FORMAT", "json")]).stderr));
+    // Whatever is shown of the run beside it is an object a line, too.
+    let output = run(dkt(["run", file.to_str().unwrap(), "--log-format", "json"]));
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let told = objects(&output.stderr);
+    let ends = |line: &Value| line["message"].as_str().unwrap().starts_with("finished after ");
+    let last = told.iter().find(|line| ends(line)).unwrap_or_else(|| panic!("{told:?}"));
+    assert!(
+        last["agent"] == "alice" && last["level"] == "INFO" && last["t_s"].as_f64() > Some(0.0),
+        "{last}"
+    );
     let nothing = agent(&["--log-format", "json", "--log-file", log.to_str().unwrap()], &[]).stderr;
     assert_eq!(nothing, "", "it is in the file");
     let once = fs::read_to_string(&log).unwrap();
@@ -105,7 +115,9 @@ fn the_agents_of_a_lab_log_as_the_lab_does() {
     fs::write(&file, lab).unwrap();
     let arguments =
         ["testbed", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--log-format", "json"];
-    assert_eq!(run(dkt(arguments)).code, Some(66));
+    let output = run(dkt(arguments));
+    assert_eq!(output.code, Some(66), "{}", output.stderr);
+    assert_eq!(objects(&output.stderr)[0]["message"], "exchange on: alice");
     let told = objects(&fs::read_to_string(out.join("alice/agent.log")).unwrap());
     assert!(told.last().unwrap()["message"].as_str().unwrap().contains("no-such-data"), "{told:?}");
 }

@@ -63,15 +63,20 @@ fn an_agent_tells_people_how_it_goes_on() {
     let mut config = endless(folder.path());
     config.checkpoint.every_steps = 1;
     let file = config::write(folder.path(), &config);
+    let log = folder.path().join("dkt.log").display().to_string();
+    let options = ["--tensorboard", "--log-format", "json", "--log-file", log.as_str()];
     let mut agent =
-        Process::start(dkt(["run", file.to_str().unwrap(), "--tensorboard", "--progress", "plain"]));
+        Process::start(dkt(["run", file.to_str().unwrap(), "--progress", "plain"].iter().chain(&options)));
     // Only its first line comes soon.
     let line = agent.stderr.next(Deadline::default()).unwrap().expect("it starts");
     assert!(line.contains(" s  alice: digits-cnn "), "{line}");
     agent.interrupt();
     assert_eq!(agent.wait().code(), Some(0), "{}", agent.stderr.text());
-    let says =
-        format!("\nStopped and saved; `dkt run {} --tensorboard` goes on from here.\n", file.display());
+    let says = format!(
+        "\nStopped and saved; `dkt run {} {}` goes on from here.\n",
+        file.display(),
+        options.join(" ")
+    );
     assert!(agent.stdout.text().contains(&says), "{}", agent.stdout.text());
 }
 

@@ -69,7 +69,7 @@ impl Shown {
 
     /// What of an event is worth a line where lines stay: the start, each experience, warnings, the end; and in
     /// between, when the last line is old, an epoch. The event must have been taken in.
-    pub fn line(&mut self, name: &str, record: &Record) -> Option<String> {
+    pub fn text(&mut self, record: &Record) -> Option<String> {
         let n_experiences = self.started.as_ref().map_or(0, |(started, _)| started.experiences.len());
         let text = match &record.event {
             Event::Started(started) => start(started),
@@ -91,7 +91,7 @@ impl Shown {
             }
         };
         self.line_s = record.t_s;
-        Some(format!("{:>7.1} s  {name}: {text}", record.t_s))
+        Some(text)
     }
 }
 
@@ -123,6 +123,7 @@ fn accuracies(evaluated: &Evaluated) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plain;
     use super::*;
     use crate::telemetry::event::HeadAccuracy;
 
@@ -169,7 +170,7 @@ mod tests {
     fn line(shown: &mut Shown, t_s: f64, event: Event) -> Option<String> {
         let record = Record { t_s, event };
         shown.on(&record);
-        shown.line("alice", &record)
+        Some(plain(t_s, "alice", &shown.text(&record)?))
     }
 
     #[test]
