@@ -234,6 +234,19 @@ fn networks_that_do_not_fit_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn names_that_a_network_does_not_have_are_refused_with_their_key() {
+    let case = Case::new();
+    let check = |key: &str, says: &str, text: &str| {
+        let text = format!("agent = \"alice\"\nfleet = \"f\"\nexchange.enabled = false\n[train]\n{text}");
+        check(key, &case.text(&text), 78, &[&format!("`{key}` does not fit the network: {says}")]);
+    };
+    check("train.freeze", "no trainable parameter matches `conv9*`", "freeze = [\"conv1*\", \"conv9*\"]");
+    check("train.freeze", "no parameter is left to train", "freeze = [\"*\"]");
+    check("train.groups", "no trainable parameter matches `conv9*`", "groups = [{ match = \"conv9*\" }]");
+    check("train.recompute", "`layer9*` is to be recomputed", "recompute = [\"layer9*\"]");
+}
+
+#[test]
 fn options_of_a_derivation_that_do_not_fit_are_refused_in_one_line() {
     let case = Case::new();
     let (file, train) = (case.path("network.onnx"), case.path("train.onnx"));
@@ -351,30 +364,6 @@ fn a_loss_that_is_no_number_ends_an_agent_with_advice() {
         last.contains("expected a finite loss") && last.contains("a lower learning rate may help"),
         "{last}"
     );
-}
-
-#[test]
-fn labs_are_refused_with_the_file_and_the_key() {
-    let case = Case::new();
-    let lab = |text: &str, says: &[&str]| {
-        let file = case.path("lab.toml");
-        fs::write(&file, text).unwrap();
-        let out = case.path("out");
-        let output = run(dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]));
-        check(text, &output, 78, &[&["lab.toml"], says].concat());
-        assert!(!out.exists(), "nothing is made before the lab is read");
-    };
-    lab("title = \"x\"\nagents = []", &["`agents` must be at least one"]);
-    lab(
-        "title = \"x\"\n[defaults]\nfleet = \"f\"\n[[agents]]\nagent = \"a\"\n[[agents]]\nagent = \"a\"",
-        &["`a`"],
-    );
-    lab("title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\n[agents.train]\nepoch = 1", &["`epoch`"]);
-    lab(
-        "title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\njoin = { after = \"a\", experience = 1 }",
-        &["would wait for ever", "`a` joins after experience 1 of `a`"],
-    );
-    lab("title = \"x\"\nbrokers = 1\n[[agents]]\nagent = \"a\"\nfleet = \"f\"", &["`brokers`"]);
 }
 
 #[test]

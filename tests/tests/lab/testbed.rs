@@ -10,6 +10,7 @@ use dkt_tests::process::{Output, Process, run};
 use onnx_grad::graph::Graph;
 
 use crate::dkt;
+use crate::refusals::check;
 
 const LAB: &str = r#"
 title = "A <small> lab, \"quoted\""
@@ -190,4 +191,40 @@ fn a_lab_that_is_asked_to_stop_has_its_agents_save_and_reports() {
         assert!(saved > 0, "{agent} has saved nothing");
     }
     assert!(!out.join("exchange-off").exists(), "the control is not begun");
+}
+
+#[test]
+fn labs_are_refused_with_the_file_and_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = |text: &str, says: &[&str]| {
+        let (output, out) = testbed(folder.path(), text);
+        check(text, &output, 78, &[&["lab.toml"], says].concat());
+        assert!(!out.exists(), "nothing is made before the lab is read");
+    };
+    lab("title = \"x\"\nagents = []", &["`agents` must be at least one [[agents]] table, found none"]);
+    lab("title = \"x\"\nagents = 3", &["`agents` must be at least one [[agents]] table, found integer"]);
+    lab("title = \"x\"\ndefaults = 3\nagents = [{}]", &["`defaults` must be a table, found integer"]);
+    lab(
+        "title = \"x\"\n[defaults]\nfleet = \"f\"\n[[agents]]\nagent = \"a\"\n[[agents]]\nagent = \"a\"",
+        &["`a`"],
+    );
+    let agents = |text: &str| {
+        format!("title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\n[[agents]]\nfleet = \"f\"\n{text}")
+    };
+    lab(&agents("agent = \"b\"\n[agents.train]\nepoch = 1"), &["agent `b`: ", "line 9", "`epoch`"]);
+    lab(
+        &agents("agent = \"b\"\n[defaults.train]\nepochs = \"all\""),
+        &["agent `a`: ", "line 9", "expected u32"],
+    );
+    lab(&agents("agent = \"b\"\nleave = { after = 2 }"), &["agent `b`: ", "line 8", "`after`"]);
+    lab(&agents("train.epochs = 1"), &["agent 2: ", "line 5", "missing field `agent`"]);
+    lab(
+        &agents("agent = \"b\"\ntrain.epochs = 0"),
+        &["agent `b`: ", "`train.epochs` must be between 1 and 1000000, found 0"],
+    );
+    lab(
+        "title = \"x\"\n[[agents]]\nagent = \"a\"\nfleet = \"f\"\njoin = { after = \"a\", experience = 1 }",
+        &["would wait for ever", "`a` joins after experience 1 of `a`"],
+    );
+    lab("title = \"x\"\nbrokers = 1\n[[agents]]\nagent = \"a\"\nfleet = \"f\"", &["`brokers`"]);
 }
