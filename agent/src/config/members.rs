@@ -145,8 +145,8 @@ mod tests {
             agents.iter().map(|(name, keys)| format!("[[agents]]\nagent = \"{name}\"\n{keys}\n")).collect();
         fs::write(&path, format!("title = \"x\"\n[defaults]\nfleet = \"f\"\n{agents}")).unwrap();
         let lab = LabConfig::read(&path).map_err(|e| {
-            let source = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-            format!("{e}: {source}")
+            let causes = std::iter::successors(Some(&e as &dyn std::error::Error), |e| e.source());
+            causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
         })?;
         assert_eq!(lab.members.len(), lab.agents.len());
         Ok(lab.members)
