@@ -9,10 +9,8 @@ use dkt_tests::process::{Output, Process, run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::dkt;
-
-/// Alice is there throughout, and slow enough for the others to be seen. Bob joins after her first experience; carol leaves after her own first and comes back
-/// after alice's second.
+/// Alice is there throughout, and slow enough for the others to be seen. Bob joins after her first experience; carol
+/// leaves after her own first and comes back after alice's second.
 const LAB: &str = r#"
 title = "A lab whose agents come and go"
 
@@ -51,9 +49,7 @@ const HISTORY: [&str; 3] = [
 ];
 
 fn command(folder: &Path, lab: &str, options: &[&str]) -> std::process::Command {
-    let (file, out) = (folder.join("lab.toml"), folder.join("out"));
-    fs::write(&file, lab).unwrap();
-    let mut command = dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]);
+    let mut command = crate::testbed(folder, lab);
     command.args(options);
     command
 }

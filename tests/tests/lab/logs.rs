@@ -109,15 +109,13 @@ fn a_log_that_cannot_be_is_refused() {
 #[test]
 fn the_agents_of_a_lab_log_as_the_lab_does() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, out) = (folder.path().join("lab.toml"), folder.path().join("out"));
     let lab =
         "title = \"x\"\n[[agents]]\nagent = \"alice\"\nfleet = \"lab\"\ndata.source = \"no-such-data\"\n";
-    fs::write(&file, lab).unwrap();
-    let arguments =
-        ["testbed", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--log-format", "json"];
-    let output = run(dkt(arguments));
+    let mut command = crate::testbed(folder.path(), lab);
+    command.args(["--log-format", "json"]);
+    let output = run(command);
     assert_eq!(output.code, Some(66), "{}", output.stderr);
     assert_eq!(objects(&output.stderr)[0]["message"], "exchange on: alice");
-    let told = objects(&fs::read_to_string(out.join("alice/agent.log")).unwrap());
+    let told = objects(&fs::read_to_string(folder.path().join("out/alice/agent.log")).unwrap());
     assert!(told.last().unwrap()["message"].as_str().unwrap().contains("no-such-data"), "{told:?}");
 }

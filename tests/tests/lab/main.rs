@@ -30,7 +30,9 @@ mod tensorboard;
 mod testbed;
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use dkt_agent::config::AgentConfig;
@@ -43,6 +45,13 @@ fn dkt<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     // Usage texts show the name under which a program was called.
     command.arg0("dkt").args(arguments).env_remove("DKT_LOG").env_remove("DKT_LOG_FORMAT");
     command
+}
+
+/// `dkt testbed` of the lab of that text, which is written into `folder`; its results go to `folder/out`.
+fn testbed(folder: &Path, lab: &str) -> Command {
+    let (file, out) = (folder.join("lab.toml"), folder.join("out"));
+    fs::write(&file, lab).unwrap();
+    dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()])
 }
 
 /// Writes the agent's configuration beside its folder, and starts it.

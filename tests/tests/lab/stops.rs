@@ -125,9 +125,7 @@ stream.class_order = 2
 
 /// `dkt testbed` of that lab in `folder/out`, with its events on standard output.
 fn testbed(folder: &Path, resume: bool) -> Command {
-    let (file, out) = (folder.join("lab.toml"), folder.join("out"));
-    fs::write(&file, LAB).unwrap();
-    let mut command = dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]);
+    let mut command = crate::testbed(folder, LAB);
     command.args(["--progress", "json"]).args(resume.then_some("--resume"));
     command
 }

@@ -9,7 +9,7 @@ use dkt_tests::config;
 use dkt_tests::process::{Ended, run};
 
 use crate::refusals::{Case, check};
-use crate::{dkt, start};
+use crate::start;
 
 /// Training samples of the handwritten digits, by class.
 const SAMPLES: [u64; 10] = [142, 145, 141, 146, 144, 145, 144, 143, 139, 144];
@@ -156,9 +156,8 @@ fn an_agent_of_a_lab_takes_over_the_class_order_of_another() {
         seed = 2
         stream.class_order = "alice"
     "#;
-    let (file, out) = (case.path("lab.toml"), case.path("out"));
-    fs::write(&file, lab).unwrap();
-    let output = run(dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]));
+    let output = run(crate::testbed(case.folder.path(), lab));
+    let out = case.path("out");
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     // What bob was run with can be run by hand, without alice.
     let written = AgentConfig::read(&out.join("bob/agent.toml")).unwrap();
@@ -187,11 +186,9 @@ fn class_orders_of_nobody_are_refused() {
     let output = case.agent(|c| c.stream.class_order = ClassOrder::SameAs("alice.toml".to_owned()));
     check("its own", &output, 78, &["have each other's class order", "a seed or a list"]);
     let lab = |order: &str, says: &[&str]| {
-        let file = case.path("lab.toml");
         let text = "title = \"x\"\n[defaults]\nfleet = \"f\"\n[[agents]]\nagent = \"a\"\n[[agents]]\nagent = \"b\"\n";
-        fs::write(&file, format!("{text}stream.class_order = \"{order}\"\n")).unwrap();
-        let out = case.path("out");
-        let output = run(dkt(["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()]));
+        let lab = format!("{text}stream.class_order = \"{order}\"\n");
+        let output = run(crate::testbed(case.folder.path(), &lab));
         check(order, &output, 78, &[&["lab.toml"], says].concat());
     };
     lab("c", &["`b` has the class order of `c`, but this lab has `a`, `b`; name one of them"]);

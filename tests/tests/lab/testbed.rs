@@ -9,7 +9,6 @@ use dkt_tests::deadline::Deadline;
 use dkt_tests::process::{Output, Process, run};
 use onnx_grad::graph::Graph;
 
-use crate::dkt;
 use crate::refusals::check;
 
 const LAB: &str = r#"
@@ -36,10 +35,7 @@ stream.class_order = 2
 
 /// Runs the lab of that text in `folder`, into `folder/out`.
 fn testbed(folder: &Path, lab: &str) -> (Output, PathBuf) {
-    let (file, out) = (folder.join("lab.toml"), folder.join("out"));
-    fs::write(&file, lab).unwrap();
-    let arguments = ["testbed".as_ref(), file.as_os_str(), "--out".as_ref(), out.as_os_str()];
-    (run(dkt(arguments)), out)
+    (run(crate::testbed(folder, lab)), folder.join("out"))
 }
 
 #[test]
@@ -171,10 +167,11 @@ fn an_agent_that_fails_ends_the_lab_with_its_code_and_message() {
 #[test]
 fn a_lab_that_is_asked_to_stop_has_its_agents_save_and_reports() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, out) = (folder.path().join("lab.toml"), folder.path().join("out"));
-    fs::write(&file, LAB.replace("train.epochs = 4", "train.epochs = 100000")).unwrap();
-    let arguments = ["testbed", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--progress", "json"];
-    let mut lab = Process::start(dkt(arguments));
+    let out = folder.path().join("out");
+    let mut command =
+        crate::testbed(folder.path(), &LAB.replace("train.epochs = 4", "train.epochs = 100000"));
+    command.args(["--progress", "json"]);
+    let mut lab = Process::start(command);
     let deadline = Deadline::default();
     loop {
         let line = lab.stdout.next(deadline).unwrap().expect("an epoch ends");
