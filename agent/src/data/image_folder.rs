@@ -1,8 +1,9 @@
 //! Image folders: `train/<class>/*.png` or `.jpg`, and `test/<class>/…`, in a folder or an archive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::decode::{self, DecodeError, Image};
@@ -92,47 +93,43 @@ fn assemble(
     classes: Vec<String>,
 ) -> Result<Splits, DataError> {
     let first = files.iter().find_map(|file| Some((file, image(tree, &file.name, None).ok()?)));
-    let (first, size, is_grey) = match first {
+    let (first, size, mut is_grey) = match first {
         Some((file, image)) => (tree.path(&file.name), Some((image.width, image.height)), image.is_grey),
         None => (PathBuf::new(), None, true),
     };
     let (width, height) = size.unwrap_or((1, 1));
-    let shape = |is_grey| {
-        let shape = ImageShape::of(if is_grey { 1 } else { 3 }, height, width);
-        shape.expect("invariant: a decoder refuses sizes that are too large")
+    let (train_files, test_files) = files.split_at(n_train);
+    let (shape, train, tested) = loop {
+        let shape = ImageShape::of(if is_grey { 1 } else { 3 }, height, width)
+            .expect("invariant: a decoder refuses sizes that are too large");
+        check_pixels(train_files.len(), shape, &tree.path(TRAIN))?;
+        check_pixels(test_files.len(), shape, &tree.path(test))?;
+        let decoder = Decoder { tree, size, shape, n_done: AtomicUsize::new(0), n_files: files.len() };
+        let decode = |files| decoder.decode(files, reading.on_progress);
+        match decode(train_files).and_then(|train| Some((train, decode(test_files)?))) {
+            Some((train, test)) => break (shape, train, test),
+            // Among grey images there is one that is not.
+            None => is_grey = false,
+        }
     };
-    let check_splits = |shape| {
-        check_pixels(n_train, shape, &tree.path(TRAIN))?;
-        check_pixels(files.len() - n_train, shape, &tree.path(test))
-    };
-    // Before memory is taken, as far as the first image tells.
-    check_splits(shape(is_grey))?;
-
-    let decoded = decode_all(tree, &files, size, reading.on_progress);
-    let is_grey = decoded.iter().flatten().all(|image| image.is_grey);
-    let shape = shape(is_grey);
-    check_splits(shape)?;
-    let empty = |n: usize| Dataset {
-        classes: classes.clone(),
-        shape,
-        pixels: Vec::with_capacity(n * shape.n_pixels()),
-        labels: Vec::with_capacity(n),
-    };
-    let (mut train_split, mut test_split) = (empty(n_train), empty(files.len() - n_train));
     let mut damaged = Vec::new();
-    for (index, (file, image)) in files.iter().zip(decoded).enumerate() {
-        let split = if index < n_train { &mut train_split } else { &mut test_split };
-        match image {
-            Ok(image) => {
-                add_channels_first(&image, is_grey, &mut split.pixels);
-                split.labels.push(file.label);
-            }
-            Err(error) => {
-                let path = tree.path(&file.name);
-                damaged.push(Damaged { error: described(error, path.clone(), &first, size), path });
+    let mut split = |files: &[File], Decoded { mut pixels, failed }: Decoded| {
+        let n_pixels = shape.n_pixels();
+        let mut labels = Vec::with_capacity(files.len());
+        for (index, file) in files.iter().enumerate() {
+            if !failed.contains_key(&index) {
+                pixels.copy_within(index * n_pixels..(index + 1) * n_pixels, labels.len() * n_pixels);
+                labels.push(file.label);
             }
         }
-    }
+        pixels.truncate(labels.len() * n_pixels);
+        for (index, error) in failed {
+            let path = tree.path(&files[index].name);
+            damaged.push(Damaged { error: described(error, path.clone(), &first, size), path });
+        }
+        Dataset { classes: classes.clone(), shape, pixels, labels }
+    };
+    let (train_split, test_split) = (split(train_files, train), split(test_files, tested));
     // Where all are damaged, the first of them says more than that there are none.
     let mut checked = |split: Dataset, name: &str| match split.is_empty() && !damaged.is_empty() {
         true => Err(damaged.remove(0).error),
@@ -174,48 +171,69 @@ fn image(tree: &Tree, name: &str, size: Option<(usize, usize)>) -> Result<Image,
     decode::decode(&bytes, size).map_err(Failed::Decode)
 }
 
-/// Decodes in as many threads as there are processors. What is decoded, and its order, do not depend on that.
-fn decode_all(
-    tree: &Tree,
-    files: &[File],
+/// The images of a split.
+struct Decoded {
+    /// `[n, C, H, W]`; of those that failed, anything.
+    pixels: Vec<u8>,
+    /// By their places.
+    failed: BTreeMap<usize, Failed>,
+}
+
+/// What decodes the images of both splits to one shape.
+struct Decoder<'a> {
+    tree: &'a Tree,
+    /// Width and height that all must have; nothing where no image could be decoded.
     size: Option<(usize, usize)>,
-    on_progress: &(dyn Fn(usize, usize) + Sync),
-) -> Vec<Result<Image, Failed>> {
-    let chunks: Vec<&[File]> = files.chunks(CHUNK).collect();
-    let (next, n_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let work = || {
-        let mut decoded = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(chunk) = chunks.get(index) else { return decoded };
-            let images: Vec<_> = chunk.iter().map(|file| image(tree, &file.name, size)).collect();
-            decoded.push((index, images));
-            on_progress(n_done.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len(), files.len());
-        }
-    };
-    let n_threads = thread::available_parallelism().map_or(1, usize::from).min(chunks.len());
-    let mut decoded = thread::scope(|scope| {
-        let others: Vec<_> = (1..n_threads).map(|_| scope.spawn(work)).collect();
-        let mut decoded = work();
-        for other in others {
-            decoded.extend(other.join().expect("invariant: decoding does not panic"));
-        }
-        decoded
-    });
-    decoded.sort_by_key(|(index, _)| *index);
-    decoded.into_iter().flat_map(|(_, images)| images).collect()
+    shape: ImageShape,
+    n_done: AtomicUsize,
+    n_files: usize,
+}
+
+impl Decoder<'_> {
+    /// Decodes in as many threads as there are processors, each image into its place; `None` if one is of colour where
+    /// the shape has none. What is decoded, and its order, do not depend on the threads.
+    fn decode(&self, files: &[File], on_progress: &(dyn Fn(usize, usize) + Sync)) -> Option<Decoded> {
+        let n_pixels = self.shape.n_pixels();
+        let mut pixels = vec![0; files.len() * n_pixels];
+        let chunks = pixels.chunks_mut(CHUNK * n_pixels).zip(files.chunks(CHUNK)).enumerate();
+        let n_threads = thread::available_parallelism().map_or(1, usize::from).min(chunks.len());
+        let (chunks, is_of_colour) = (Mutex::new(chunks), AtomicBool::new(false));
+        let failed = Mutex::new(BTreeMap::new());
+        let work = || {
+            while !is_of_colour.load(Ordering::Relaxed) {
+                let Some((chunk, (pixels, files))) = locked(&chunks).next() else { return };
+                for (i, (file, out)) in files.iter().zip(pixels.chunks_exact_mut(n_pixels)).enumerate() {
+                    match image(self.tree, &file.name, self.size) {
+                        Ok(image) if self.shape.channels == 1 && !image.is_grey => {
+                            return is_of_colour.store(true, Ordering::Relaxed);
+                        }
+                        Ok(image) => write_channels_first(&image, out),
+                        Err(error) => _ = locked(&failed).insert(chunk * CHUNK + i, error),
+                    }
+                }
+                let n_done = self.n_done.fetch_add(files.len(), Ordering::Relaxed) + files.len();
+                on_progress(n_done, self.n_files);
+            }
+        };
+        thread::scope(|scope| {
+            (1..n_threads).for_each(|_| _ = scope.spawn(work));
+            work();
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (!is_of_colour.into_inner()).then_some(Decoded { pixels, failed })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `[H, W]` or `[H, W, 3]` as `[C, H, W]`; grey among colours becomes a colour.
-fn add_channels_first(image: &Image, is_grey: bool, out: &mut Vec<u8>) {
-    match (image.is_grey, is_grey) {
-        (true, true) => out.extend_from_slice(&image.pixels),
-        (true, false) => (0..3).for_each(|_| out.extend_from_slice(&image.pixels)),
-        (false, _) => {
-            for channel in 0..3 {
-                out.extend(image.pixels.iter().skip(channel).step_by(3));
-            }
-        }
+fn write_channels_first(image: &Image, out: &mut [u8]) {
+    let n_samples = if image.is_grey { 1 } else { 3 };
+    for (channel, out) in out.chunks_exact_mut(image.width * image.height).enumerate() {
+        let samples = image.pixels.iter().skip(channel % n_samples).step_by(n_samples);
+        out.iter_mut().zip(samples).for_each(|(out, sample)| *out = *sample);
     }
 }
 
