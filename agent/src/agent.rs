@@ -236,6 +236,7 @@ impl<'a> Agent<'a> {
             classes: self.learner.source.train.classes.clone(),
             n_test: self.stream.experiences().iter().map(|e| e.test.len() as u64).collect(),
             energy: self.usage.energy_source().map(ToOwned::to_owned),
+            configuration: self.config.effective().to_json(),
         }));
         // A run that goes on tells its whole course, so that its report has all of it.
         if let Some(initial) = self.initial.clone() {

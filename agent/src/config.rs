@@ -237,6 +237,24 @@ impl AgentConfig {
         Ok(config)
     }
 
+    /// The same with what follows from the strategy written out: its constants, and what is kept for replay.
+    #[must_use]
+    pub fn effective(&self) -> Self {
+        let (capacity, selection) = self.replay.resolved(self.strategy.strategy());
+        let mut config = self.clone();
+        config.strategy = self.strategy.with_defaults();
+        config.replay.capacity = Some(capacity);
+        config.replay.selection = (capacity > 0).then_some(selection);
+        config
+    }
+
+    /// Every key with its value, nested as in TOML; `null` for what is not set.
+    pub fn to_json(&self) -> serde_json::Value {
+        // By way of text, in which 0.1 is the shortest number that is read as the same.
+        let text = serde_json::to_string(self).expect("invariant: a configuration has a JSON form");
+        serde_json::from_str(&text).expect("invariant: what was written as JSON reads")
+    }
+
     /// Folder for everything the run writes.
     pub fn out_dir(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| Path::new("runs").join(self.agent.as_str()))

@@ -2,12 +2,15 @@
 
 pub mod analysis;
 pub mod experiment;
-mod heat_map;
+mod heatmap;
 pub mod html;
 mod measures;
 pub mod metrics_csv;
 pub mod metrics_json;
+mod number;
+mod page;
 mod plots;
 pub mod record;
+mod settings;
 pub mod table;
 pub mod tensorboard;

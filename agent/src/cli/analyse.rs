@@ -108,7 +108,7 @@ fn cka(arguments: &CkaArguments) -> Result<(), CliError> {
     let (source, ids) = images(&arguments.common, arguments.samples)?;
     let table = cka_over_experiences(&read(teachers)?, &read(students)?, &source, &ids)?;
     let page = [report::cka_section(&table)];
-    write(&arguments.common.out, "cka", "Similarity of layers", &page, &report::cka_csv(&table), || {
+    write(&arguments.common.out, "cka", "CKA of networks", &page, &report::cka_csv(&table), || {
         report::cka_text(&table)
     })
 }
@@ -130,7 +130,7 @@ fn tsne(arguments: &TsneArguments) -> Result<(), CliError> {
         maps.push(tsne_of_features(&Network::read(path)?, of, &source, &ids, &options)?);
     }
     let page = [report::tsne_section(&maps)];
-    write(&arguments.common.out, "tsne", "Features in the plane", &page, &report::tsne_csv(&maps), || {
+    write(&arguments.common.out, "tsne", "t-SNE of networks", &page, &report::tsne_csv(&maps), || {
         report::tsne_text(&maps)
     })
 }

@@ -2,12 +2,13 @@
 
 mod numbers;
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 pub use self::numbers::{cka_csv, cka_text, tsne_csv, tsne_text};
-use super::html::{STYLE, escape, figure};
-use super::plots::{self, Axes, Heatmap, Line, MAX_NAMED_CLASSES, Mark};
+use super::heatmap::{Side, heatmap};
+use super::number::fixed;
+use super::page::{self, curves, figure, not_drawn, paragraph};
+use super::plots::{self, Axes, Line, MAX_NAMED_CLASSES, Mark};
 use crate::analysis::experiences::{CkaTable, SameDepth};
 use crate::analysis::features::FeatureMap;
 use crate::durable::{self, WriteError};
@@ -20,42 +21,44 @@ const MAX_LINES: usize = 7;
 /// # Errors
 /// [`WriteError`] if the file cannot be written.
 pub fn write_page(title: &str, sections: &[String], path: &Path) -> Result<(), WriteError> {
-    let title = escape(title);
-    let html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{}</body>\n</html>\n",
-        sections.concat()
-    );
+    let mut html = page::begin(title);
+    html.push_str(&sections.concat());
+    page::end(&mut html);
     durable::write(path, html.as_bytes())
 }
 
 /// Similarity of layers: lines over experiences if there are several, and a heatmap of each pair.
 pub fn cka_section(table: &CkaTable) -> String {
-    let mut html = format!(
-        "<h2>Similarity of layers</h2>\n<p>Linear centred kernel alignment of the two networks' layers on {} test \
-         images, unbiased estimate: 1 where two layers are equal up to rotation and scale, near 0 where they have \
-         nothing in common.</p>\n",
-        table.n_samples
+    let mut html = "<h2>Similarity of layers</h2>\n".to_owned();
+    paragraph(
+        &mut html,
+        &format!(
+            "Linear centred kernel alignment (CKA) of the two networks' layers on {} test images, unbiased estimate: 1 \
+             where two layers are equal up to rotation and scale, near 0 where they have nothing in common. Layers are in \
+             the order from the image on; a grey cell has no value, as a layer is the same for all images.",
+            table.n_samples
+        ),
     );
     let lines = lines(table);
     if table.pairs.len() > 1 && !lines.is_empty() {
         let axes = Axes { x: "experience", y: "CKA", y_range: Some((0.0, 1.0)), x_counts: true };
         let caption = "Layers of the same depth over experiences; values below 0 are drawn as 0";
-        figure(&mut html, plots::lines(&lines, &axes), caption);
+        curves(&mut html, &lines, &axes, caption);
     }
     for (i, pair) in table.pairs.iter().enumerate() {
-        let map = Heatmap {
-            cells: &pair.unbiased,
-            rows: &pair.teacher_layers,
-            columns: &pair.student_layers,
-            rows_are: "teacher",
-            columns_are: "student",
-        };
+        let (rows, columns) = (side("teacher", &pair.teacher_layers), side("student", &pair.student_layers));
+        let map = heatmap(&rows, &columns, &[], |row, column| {
+            pair.unbiased[row][column].map(|value| (value, fixed(value, 2)))
+        });
         let place = if table.pairs.len() > 1 { format!("Experience {}: ", i + 1) } else { String::new() };
         let caption = format!("{place}teacher {}, student {}", pair.teacher, pair.student);
-        figure(&mut html, plots::heatmap(&map), &caption);
+        figure(&mut html, &map, &caption, "");
     }
     html
+}
+
+fn side<'a>(are: &'a str, layers: &'a [String]) -> Side<'a> {
+    Side { are, labels: layers.iter().map(String::as_str).collect() }
 }
 
 /// What of [`CkaTable`] is drawn over experiences: at most [`MAX_LINES`] layers of the first pair.
@@ -93,10 +96,12 @@ fn few(mut layers: Vec<SameDepth>) -> Vec<SameDepth> {
 
 /// Features in the plane, a plot each.
 pub fn tsne_section(maps: &[FeatureMap]) -> String {
-    let mut html =
-        "<h2>Features in the plane</h2>\n<p>t-SNE of test images. Who is whose neighbour means something; \
-                    the size of a group, the distance between groups far apart and the axes do not.</p>\n"
-            .to_owned();
+    let mut html = "<h2>Features in the plane</h2>\n".to_owned();
+    paragraph(
+        &mut html,
+        "t-SNE of test images. Who is whose neighbour means something; the size of a group, the distance between groups \
+         far apart and the axes do not.",
+    );
     for map in maps {
         let mark = |p: &crate::analysis::features::Point| Mark { x: p.x, y: p.y, class: p.label.into() };
         let marks: Vec<Mark> = map.points.iter().map(mark).collect();
@@ -112,13 +117,15 @@ pub fn tsne_section(maps: &[FeatureMap]) -> String {
             map.kl_divergence,
             100.0 * map.neighbour_agreement
         );
-        figure(&mut html, plots::scatter(&marks, &map.classes), &caption);
+        match plots::scatter(&marks, &map.classes) {
+            Ok(svg) => figure(&mut html, &svg, &caption, ""),
+            Err(error) => not_drawn(&mut html, &caption, &*error),
+        }
     }
     if maps.iter().any(|map| map.classes.len() > MAX_NAMED_CLASSES) {
-        let _ = writeln!(
-            html,
-            "<p>Colour and shape tell {MAX_NAMED_CLASSES} classes apart; beyond they begin again.</p>"
-        );
+        let text =
+            format!("Colour and shape tell {MAX_NAMED_CLASSES} classes apart; beyond they begin again.");
+        paragraph(&mut html, &text);
     }
     html
 }

@@ -7,11 +7,17 @@ mod table;
 
 use std::path::Path;
 
+use super::number::fixed;
 use crate::durable::{self, WriteError};
 use crate::experiment::result::{Metric, RunResult};
 use crate::experiment::statistics::{self, Summary};
 
 pub use self::table::render as table;
+
+/// What the figures of a table are.
+const METRICS: &str = "stream acc.: on all test images at the end. average acc.: mean over the experiences. forgetting: \
+     mean over earlier experiences of the accuracy right after learning less that at the end; BWT, backward transfer, is \
+     its negative.";
 
 /// Everything that is known of an experiment; runs that have not finished are left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +66,11 @@ impl ArmRecord {
         self.runs.iter().filter_map(|(seed, run)| Some((*seed, run.metric(head, metric)?))).collect()
     }
 
+    /// Whether no row of any run had a teacher, so that the student heads learned nothing.
+    fn is_untrained(&self, head: &str) -> bool {
+        head == "student" && self.teacher_share() == Some(0.0)
+    }
+
     /// Mean over seeds and agents of the share of rows that had a teacher.
     fn teacher_share(&self) -> Option<f64> {
         let agents = self.runs.iter().flat_map(|(_, run)| &run.agents);
@@ -94,6 +105,32 @@ impl ExperimentRecord {
         self.rows(|arm, head, metric| {
             let values = |arm: usize| self.arms[arm].values(head, metric);
             if arm == baseline { None } else { statistics::paired(&values(arm), &values(baseline)) }
+        })
+    }
+
+    /// `untrained` for a head that has learned nothing, else empty.
+    fn mark(&self, row: &Row<'_>) -> &'static str {
+        if self.arms[row.arm].is_untrained(row.head) { "untrained" } else { "" }
+    }
+
+    /// The same for the difference of a head that was trained and one that was not.
+    fn mark_of_difference(&self, row: &Row<'_>) -> &'static str {
+        let is_untrained = |arm: usize| self.arms[arm].is_untrained(row.head);
+        let is_mixed = self.baseline.is_some_and(|baseline| is_untrained(baseline) != is_untrained(row.arm));
+        if is_mixed { "against untrained" } else { self.mark(row) }
+    }
+
+    /// What is to be known of heads that were never trained, where there are any.
+    fn of_untrained(&self) -> Option<String> {
+        let heads = self.heads();
+        let is_untrained = |arm: &&ArmRecord| heads.iter().any(|head| arm.is_untrained(head));
+        let arms: Vec<&str> = self.arms.iter().filter(is_untrained).map(|arm| arm.label.as_str()).collect();
+        (!arms.is_empty()).then(|| {
+            format!(
+                "untrained: no row had a teacher ({}), so the student head has learned nothing. A difference from it says \
+                 how far a teacher brings the head from there, not that it beats a trained one.",
+                arms.join(", ")
+            )
         })
     }
 
@@ -142,6 +179,16 @@ impl ExperimentRecord {
         Some(format!("The teacher ({kind}, {network}) ends at {:.1} % on all test images.", 100.0 * cl))
     }
 
+    /// Shares of rows that had a teacher, of arms in which any had.
+    fn of_shares(&self) -> Option<String> {
+        let shares = self.arms.iter().filter_map(|arm| {
+            let share = arm.teacher_share().filter(|share| *share > 0.0)?;
+            Some(format!("{} {} %", arm.label, fixed(100.0 * share, 1)))
+        });
+        let shares: Vec<String> = shares.collect();
+        (!shares.is_empty()).then(|| format!("Training rows that had a teacher: {}", shares.join(", ")))
+    }
+
     /// Writes `report.html`, `results.csv` and `results.json`.
     ///
     /// # Errors
@@ -160,6 +207,7 @@ fn plural(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::result::HeadResult;
     use crate::experiment::result::tests::run;
 
     /// Two arms of two seeds; the first arm's runs end 0.25 higher.
@@ -230,6 +278,38 @@ mod tests {
         assert!(html.contains("on &lt;arm&gt;") && !html.contains("<arm>"), "{html}");
         assert!(html.matches("<svg").count() >= 2 && !html.contains("not drawn"));
         assert!(html.contains("the first seed") && html.contains("<h2>Similarity</h2>"), "{html}");
+    }
+
+    #[test]
+    fn a_head_without_a_teacher_is_told_from_one_that_learned() {
+        let mut record = record();
+        for (arm, share) in [(0, 0.5), (1, 0.0)] {
+            for agent in record.arms[arm].runs.iter_mut().flat_map(|(_, run)| &mut run.agents) {
+                agent.teacher_share = share;
+                let student = HeadResult { head: "student".to_owned(), ..agent.heads[0].clone() };
+                agent.heads.push(student);
+            }
+        }
+        let text = table(&record);
+        let marked = |mark: &str| text.lines().filter(|line| line.ends_with(mark)).count();
+        assert_eq!((marked("  untrained"), marked("  against untrained")), (1, 1), "{text}");
+        assert!(text.contains("\nuntrained: no row had a teacher (off <arm>)"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&json::render(&record)).unwrap();
+        let of = |list: &str, arm: &str, head: &str| -> serde_json::Value {
+            let rows = json[list].as_array().unwrap();
+            rows.iter().find(|row| row["arm"] == arm && row["head"] == head).unwrap().clone()
+        };
+        assert_eq!(of("summary", "off", "student")["trained"], false);
+        assert_eq!(of("summary", "off", "cl")["trained"], true);
+        let difference = of("differences", "on", "student");
+        assert_eq!((&difference["trained"], &difference["baseline_trained"]), (&true.into(), &false.into()));
+        let html = html::render(&record);
+        assert_eq!(html.matches("<tr class=\"untrained\"><td>student</td>").count(), 2, "{html}");
+        assert!(
+            html.contains(">a, student head, on &lt;arm&gt;") && html.contains(">a, continual"),
+            "{html}"
+        );
+        assert!(!html.contains(">a, student head, off &lt;arm&gt;"), "{html}");
     }
 
     #[test]

@@ -1,27 +1,16 @@
-//! `report.html`: one file with everything in it, no script, nothing fetched.
+//! `report.html` of a run or a lab: one file with everything in it.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
-use super::heat_map::{self, ClassOrder};
+use super::heatmap::{self, ClassOrder};
 use super::measures::{AFTER_EXPERIENCE, OF_USAGE, OVER_STREAM};
-use super::plots::{self, Axes, Line};
-use super::record::{Arm, LabRecord, RunRecord};
-use super::table;
+use super::number::{fixed, percent, sensible};
+use super::page::{self, Table, curves, figure, paragraph};
+use super::plots::{Axes, Line};
+use super::record::{Arm, HeadRecord, LabRecord, Row, RunRecord};
+use super::{settings, table};
 use crate::durable::{self, WriteError};
-use crate::telemetry::event::{Epoch, Traffic};
-
-pub(super) const STYLE: &str = "
-:root { color-scheme: light dark; }
-body { font-family: system-ui, sans-serif; line-height: 1.5; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-pre { overflow-x: auto; padding: 1rem; border: 1px solid #8884; border-radius: 6px; }
-figure { display: inline-block; margin: 0.5rem 1rem 0.5rem 0; vertical-align: top; }
-figcaption { font-size: 0.9rem; }
-svg { background: white; border-radius: 6px; max-width: 100%; height: auto; }
-table { border-collapse: collapse; } td, th { padding: 0.15rem 0.8rem 0.15rem 0; text-align: left; }
-td { white-space: nowrap; } td:last-child { white-space: normal; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-";
+use crate::telemetry::event::{Epoch, Traffic, Usage};
 
 /// (y axis, its range, caption, value): curves of what not every run has.
 type OptionalCurve = (&'static str, Option<(f64, f64)>, &'static str, fn(&Epoch) -> Option<f64>);
@@ -46,112 +35,169 @@ pub fn write(record: &LabRecord, path: &Path) -> Result<(), WriteError> {
 }
 
 fn render(record: &LabRecord) -> String {
-    let mut html = page(&record.title);
-    let _ = writeln!(html, "<p>{}</p>", escape(&summary(record)));
-    let _ = writeln!(html, "<pre>{}</pre>", escape(&table::render(record)));
-    html.push_str(&measures(record));
-    html.push_str("<h2>Accuracy over experiences</h2>\n");
-    for (head, words) in [("cl", "continual-learning head"), ("student", "student head")] {
-        let lines = accuracy_lines(record, head);
+    let mut html = page::begin(&record.title);
+    paragraph(&mut html, &summary(record));
+    paragraph(&mut html, &untrained(record));
+    html.push_str(&accuracies(record));
+    for head in ["cl", "student"] {
         let axes = Axes {
             x: "experiences trained",
             y: "average accuracy (%)",
             y_range: Some((0.0, 100.0)),
             x_counts: true,
         };
-        curves(&mut html, &lines, &axes, &format!("Average accuracy so far, {words}"));
+        let caption = format!("Average accuracy on the experiences trained so far, {}", page::head(head));
+        curves(&mut html, &accuracy_lines(record, head), &axes, &caption);
     }
-    html.push_str("<h2>Accuracy matrices</h2>\n");
-    for arm in &record.arms {
-        for run in &arm.agents {
-            for head in &run.heads {
-                let caption = format!("{}, {}, {}", run.name(), head.head, arm.name);
-                figure(&mut html, plots::matrix(head.matrix.rows()), &caption);
-            }
-        }
+    html.push_str(&measures(record));
+    html.push_str("<h2>Accuracy on each experience</h2>\n");
+    for (name, row) in trained(record) {
+        figure(&mut html, &heatmap::accuracies(row.head.matrix.rows()), &name, "");
     }
     confusions(&mut html, record);
-    html.push_str("<h2>Training</h2>\n");
-    let steps = |y, y_range| Axes { x: "training steps", y, y_range, x_counts: false };
-    let loss = course_lines(record, |e| Some(e.loss_cl.into()));
-    curves(&mut html, &loss, &steps("cross-entropy", None), "Loss of the continual-learning head");
-    let loss = course_lines(record, |e| Some(e.loss_st.into()));
-    curves(&mut html, &loss, &steps("distance to the teacher", None), "Loss of the student head");
-    let share = course_lines(record, |e| Some(100.0 * f64::from(e.teacher_share)));
-    let axes = steps("rows with a teacher (%)", Some((0.0, 100.0)));
-    curves(&mut html, &share, &axes, "Share of training rows that had soft targets");
-    for (y, y_range, caption, value) in OPTIONAL_CURVES {
-        let lines = course_lines(record, value);
-        if !lines.is_empty() {
-            curves(&mut html, &lines, &steps(y, y_range), caption);
-        }
-    }
+    training(&mut html, record);
     html.push_str(&costs(record));
-    html.push_str("<h2>Exchange</h2>\n");
-    let axes = Axes { x: "seconds", y: "bytes received", y_range: None, x_counts: false };
-    curves(&mut html, &traffic_lines(record), &axes, "Bytes received from peers, all kinds");
-    html.push_str(&settings(record));
-    html.push_str("</body>\n</html>\n");
+    exchange(&mut html, record);
+    html.push_str(&networks(record));
+    let settings = settings::tables(record);
+    if !settings.is_empty() {
+        html.push_str("<h2>Configuration</h2>\n");
+        html.push_str(&settings);
+    }
+    page::end(&mut html);
     html
 }
 
-/// A page as far as its heading.
-pub(super) fn page(title: &str) -> String {
-    let title = escape(title);
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-    )
-}
-
-/// Two sentences from the numbers.
+/// What the agents came to, in a sentence for each arm.
 fn summary(record: &LabRecord) -> String {
-    let final_mean = |arm: &Arm, head: &str| {
-        let finals: Vec<f64> = arm
-            .agents
-            .iter()
-            .flat_map(|run| run.heads.iter().filter(|h| h.head == head))
-            .filter_map(|h| h.stream.last().copied())
-            .collect();
-        (!finals.is_empty()).then(|| 100.0 * finals.iter().sum::<f64>() / finals.len() as f64)
-    };
     let mut text = String::new();
     for arm in &record.arms {
-        let (Some(cl), Some(student)) = (final_mean(arm, "cl"), final_mean(arm, "student")) else { continue };
-        let _ = write!(
-            text,
-            "With the {}, the agents end at {cl:.1} % (continual-learning head) and {student:.1} % (student head) \
-             on all test images, on average. ",
-            arm.name
-        );
+        let mean = |name: &str| {
+            let heads = arm.agents.iter().flat_map(|run| run.heads.iter().map(move |head| (run, head)));
+            let heads = heads.filter(|(run, head)| head.head == name && !run.is_untrained(head));
+            let finals: Vec<f64> = heads.filter_map(|(_, head)| head.stream.last().copied()).collect();
+            let mean = finals.iter().sum::<f64>() / finals.len() as f64;
+            (!finals.is_empty()).then(|| format!("{} % ({})", fixed(100.0 * mean, 1), page::head(name)))
+        };
+        let ends: Vec<String> = ["cl", "student"].into_iter().filter_map(mean).collect();
+        let subject = if arm.agents.len() > 1 { "agents end" } else { "agent ends" };
+        let on_average = if arm.agents.len() > 1 { ", on average" } else { "" };
+        if !ends.is_empty() {
+            text += &format!(
+                "With the {}, the {subject} at {} on all test images{on_average}. ",
+                arm.name,
+                ends.join(" and ")
+            );
+        }
     }
     let unfinished = record.arms.iter().flat_map(|a| &a.agents).filter(|r| r.finished.is_none()).count();
     if unfinished > 0 {
-        let _ = write!(
-            text,
-            "{unfinished} of the runs did not reach their end; they are shown as far as they came."
-        );
+        text +=
+            &format!("{unfinished} of the runs did not reach their end; they are shown as far as they came.");
     }
     text
 }
 
-/// A line plot, or a word where there is nothing to plot.
-pub(super) fn curves(html: &mut String, lines: &[Line], axes: &Axes<'_>, caption: &str) {
-    if lines.is_empty() {
-        let _ = writeln!(html, "<p>{}: none.</p>", escape(caption));
-    } else {
-        figure(html, plots::lines(lines, axes), caption);
+/// Which heads have learned nothing, where any has.
+fn untrained(record: &LabRecord) -> String {
+    let rows = record.rows();
+    let names: Vec<String> = rows
+        .iter()
+        .filter(|row| row.is_untrained())
+        .map(|row| format!("{} ({})", row.run.name(), row.arm.name))
+        .collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        "No row ever had a teacher, so the student head has learned nothing, of {}: it is grey in the tables, and left \
+         out of plots and means.",
+        names.join(", ")
+    )
+}
+
+/// Heads that were trained, and what they are called below a picture.
+fn trained(record: &LabRecord) -> impl Iterator<Item = (String, Row<'_>)> {
+    record
+        .rows()
+        .into_iter()
+        .filter(|row| !row.is_untrained())
+        .map(|row| (format!("{}, {}, {}", row.run.name(), page::head(&row.head.head), row.arm.name), row))
+}
+
+/// Average accuracies after each experience, where there is more than one.
+fn accuracies(record: &LabRecord) -> String {
+    let mut html = "<h2>Accuracy on the experiences trained so far</h2>\n".to_owned();
+    let n = record.rows().iter().map(|row| row.head.matrix.rows().len()).max().unwrap_or(0);
+    if n > 1 {
+        paragraph(&mut html, "Average accuracy after each experience, in per cent.");
+        let mut table = Table::new(&["agent", "head", "arm"], (1..=n).map(|i| format!("exp {i}")));
+        for row in record.rows() {
+            let numbers = (0..n).map(|i| percent(row.head.matrix.average_accuracy(i)));
+            table.marked_row(&names(&row), numbers, mark(&row));
+        }
+        html += &table.end();
+    }
+    html
+}
+
+fn mark(row: &Row<'_>) -> &'static str {
+    if row.is_untrained() { "untrained" } else { "" }
+}
+
+fn names<'a>(row: &Row<'a>) -> [&'a str; 3] {
+    [row.run.name(), &row.head.head, &row.arm.name]
+}
+
+fn training(html: &mut String, record: &LabRecord) {
+    html.push_str("<h2>Training</h2>\n");
+    let steps = |y, y_range| Axes { x: "training steps", y, y_range, x_counts: false };
+    let loss = course_lines(record, |e| Some(e.loss_cl.into()));
+    curves(html, &loss, &steps("cross-entropy", None), "Loss of the continual-learning head");
+    // What no teacher was there for has no distance to it.
+    let loss = course_lines(record, |e| (e.teacher_share > 0.0).then(|| e.loss_st.into()));
+    curves(html, &loss, &steps("distance to the teacher", None), "Loss of the student head");
+    let share = course_lines(record, |e| Some(100.0 * f64::from(e.teacher_share)));
+    let axes = steps("rows with a teacher (%)", Some((0.0, 100.0)));
+    curves(html, &share, &axes, "Share of training rows that had soft targets");
+    for (y, y_range, caption, value) in OPTIONAL_CURVES {
+        let lines = course_lines(record, value);
+        if lines.is_empty() {
+            continue;
+        }
+        // What is the same throughout stands in the configuration.
+        let first = lines.first().and_then(|line| line.points.first()).map(|point| point.1);
+        let mut values = lines.iter().flat_map(|line| &line.points);
+        if y_range.is_some() || values.any(|point| Some(point.1) != first) {
+            curves(html, &lines, &steps(y, y_range), caption);
+        }
     }
 }
 
-pub(super) fn figure(html: &mut String, svg: Result<String, Box<dyn std::error::Error>>, caption: &str) {
-    match svg {
-        Ok(svg) => {
-            let _ = writeln!(html, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(caption));
+/// Volume, and who came and went.
+fn exchange(html: &mut String, record: &LabRecord) {
+    html.push_str("<h2>Exchange</h2>\n");
+    let columns = ["messages out", "bytes out", "messages in", "bytes in"];
+    let mut table = Table::new(&["agent", "arm", "kind"], columns);
+    let mut is_empty = true;
+    for (arm, run) in runs(record) {
+        for kind in run.last_traffic().iter().flat_map(|traffic| &traffic.kinds) {
+            let numbers = [kind.messages_out, kind.bytes_out, kind.messages_in, kind.bytes_in];
+            table.row(&[run.name(), &arm.name, &kind.kind], numbers.map(|n| n.to_string()));
+            is_empty = false;
         }
-        Err(error) => {
-            let _ = writeln!(html, "<p>{}: not drawn ({})</p>", escape(caption), escape(&error.to_string()));
-        }
+    }
+    if is_empty {
+        paragraph(html, "Nothing was exchanged.");
+    } else {
+        html.push_str(&table.end());
+        let x = "seconds since the process started";
+        let axes = Axes { x, y: "bytes received", y_range: None, x_counts: false };
+        curves(html, &traffic_lines(record), &axes, "Bytes received from peers, of all kinds of messages");
+    }
+    let membership = table::membership(record);
+    if !membership.is_empty() {
+        *html += &format!("<pre>{}</pre>\n", page::escape(membership.trim_start()));
     }
 }
 
@@ -172,7 +218,8 @@ fn agent_lines(record: &LabRecord, points: impl Fn(&RunRecord) -> Vec<(f64, f64)
 
 fn accuracy_lines(record: &LabRecord, head: &str) -> Vec<Line> {
     agent_lines(record, |run| {
-        let Some(head) = run.heads.iter().find(|h| h.head == head) else { return Vec::new() };
+        let trained = |h: &&HeadRecord| h.head == head && !run.is_untrained(h);
+        let Some(head) = run.heads.iter().find(trained) else { return Vec::new() };
         let average = |i: usize| Some(((i + 1) as f64, 100.0 * head.matrix.average_accuracy(i)?));
         (0..head.matrix.rows().len()).filter_map(average).collect()
     })
@@ -192,75 +239,83 @@ fn traffic_lines(record: &LabRecord) -> Vec<Line> {
 /// What every head came to after the last experience, by the names of `metrics.csv`.
 fn measures(record: &LabRecord) -> String {
     let after = || AFTER_EXPERIENCE.iter().filter(|(name, _)| !name.ends_with("_so_far"));
-    let names = after().map(|(name, _)| *name).chain(OVER_STREAM.map(|(name, _)| name));
-    let mut html = "<h2>Metrics after the last experience</h2>\n".to_owned();
-    html.push_str(&heading(["agent", "head", "arm"], names));
-    for (arm, run) in runs(record) {
-        let n_test = run.n_test();
-        for head in &run.heads {
-            let Some(last) = head.matrix.rows().len().checked_sub(1) else { continue };
-            let values = after().map(|(_, value)| value(head, last, &n_test));
-            let values = values.chain(OVER_STREAM.map(|(_, value)| value(head)));
-            // Adding 0 makes -0 a plain 0.
-            let numbers = numbers(values, |v| format!("{:.1} %", 100.0 * v + 0.0));
-            let _ = writeln!(html, "<tr>{}{numbers}</tr>", cells([run.name(), &head.head, &arm.name]));
-        }
+    let columns = after().map(|(name, _)| *name).chain(OVER_STREAM.map(|(name, _)| name));
+    let mut table = Table::new(&["agent", "head", "arm"], columns.map(words));
+    for row in record.rows() {
+        let Some(last) = row.head.matrix.rows().len().checked_sub(1) else { continue };
+        let n_test = row.run.n_test();
+        let values = after().map(|(_, value)| value(row.head, last, &n_test));
+        let values = values.chain(OVER_STREAM.map(|(_, value)| value(row.head)));
+        table.marked_row(&names(&row), values.map(percent), mark(&row));
     }
-    html.push_str("</table>\n");
-    html
+    let mut html = "<h2>Metrics after the last experience</h2>\n".to_owned();
+    paragraph(
+        &mut html,
+        "Accuracies in per cent, forgetting and transfer in percentage points. Average accuracy: mean over the \
+         experiences trained. Trained accuracy: on all their test images. Stream accuracy: on all test images. \
+         Forgetting: accuracy right after an experience less that at the end, mean over the earlier ones; negative where \
+         the head got better. Maximum forgetting: the same from the best accuracy before. Backward transfer: forgetting \
+         with the other sign. Forward transfer: accuracy on an experience just before it was trained, less that of the \
+         initial network.",
+    );
+    html + &table.end()
 }
 
-/// What each experience took.
+/// A metric's name for a person.
+fn words(name: &str) -> String {
+    let unit = match name {
+        "experience_seconds" | "training_seconds" | "cpu_seconds" => " (s)",
+        "energy_joules" => " (J)",
+        _ => "",
+    };
+    let name =
+        name.trim_end_matches("_joules").trim_end_matches("_seconds").trim_start_matches("experience_");
+    match name {
+        "experience" => "wall time (s)".to_owned(),
+        "training" | "cpu" => format!("{name} time{unit}"),
+        "samples_per_second" => "samples/s".to_owned(),
+        name => format!("{}{unit}", name.replace('_', " ")),
+    }
+}
+
+/// What each experience took, where that is known.
 fn costs(record: &LabRecord) -> String {
-    let mut html = "<h2>Time and energy</h2>\n".to_owned();
-    html.push_str(&heading(["agent", "arm", "experience"], OF_USAGE.map(|(name, _)| name).into_iter()));
+    let is_known = |value: fn(&Usage) -> Option<f64>| {
+        runs(record).any(|(_, run)| run.usages.iter().flatten().any(|usage| value(usage).is_some()))
+    };
+    let columns = || OF_USAGE.into_iter().filter(|(_, value)| is_known(*value));
+    let mut table = Table::new(&["agent", "arm", "experience"], columns().map(|(name, _)| words(name)));
+    if columns().next().is_none() {
+        return String::new();
+    }
     for (arm, run) in runs(record) {
-        for (i, usage) in run.usages.iter().enumerate() {
+        let each = run.usages.iter().enumerate().map(|(i, usage)| ((i + 1).to_string(), *usage));
+        for (name, usage) in each.chain([("all".to_owned(), run.total_usage())]) {
             let Some(usage) = usage else { continue };
-            let numbers = numbers(OF_USAGE.iter().map(|(_, value)| value(usage)), |v| format!("{v:.1}"));
-            let _ =
-                writeln!(html, "<tr>{}{numbers}</tr>", cells([run.name(), &arm.name, &(i + 1).to_string()]));
+            let numbers = columns().map(|(_, value)| value(&usage).map_or("-".to_owned(), sensible));
+            table.row(&[run.name(), &arm.name, &name], numbers);
         }
     }
-    html.push_str("</table>\n");
-    html
+    format!("<h2>Time and energy</h2>\n{}", table.end())
 }
 
 fn runs(record: &LabRecord) -> impl Iterator<Item = (&Arm, &RunRecord)> {
     record.arms.iter().flat_map(|arm| arm.agents.iter().map(move |run| (arm, run)))
 }
 
-/// The head of a table: columns of text, then columns of numbers.
-fn heading<'a>(texts: [&str; 3], numbers: impl Iterator<Item = &'a str>) -> String {
-    let texts: String = texts.iter().map(|text| format!("<th>{text}</th>")).collect();
-    let number = |name: &str| format!("<th class=\"number\">{}</th>", name.replace('_', " "));
-    format!("<table><tr>{texts}{}</tr>\n", numbers.map(number).collect::<String>())
-}
-
-fn cells<const N: usize>(texts: [&str; N]) -> String {
-    texts.iter().map(|text| format!("<td>{}</td>", escape(text))).collect()
-}
-
-fn numbers(values: impl Iterator<Item = Option<f64>>, text: impl Fn(f64) -> String) -> String {
-    values.map(|v| format!("<td class=\"number\">{}</td>", v.map_or("-".to_owned(), &text))).collect()
-}
-
 fn confusions(html: &mut String, record: &LabRecord) {
     let mut maps = String::new();
-    for (arm, run) in runs(record) {
-        let order = class_order(run);
-        for head in &run.heads {
-            if let Some(counts) = head.confusions.last() {
-                let caption = format!("{}, {}, {}", run.name(), head.head, arm.name);
-                figure(&mut maps, Ok(heat_map::confusion(counts, &order)), &caption);
-            }
+    for (name, row) in trained(record) {
+        if let Some(counts) = row.head.confusions.last() {
+            figure(&mut maps, &heatmap::confusion(counts, &class_order(row.run)), &name, "");
         }
     }
     if !maps.is_empty() {
-        html.push_str(
-            "<h2>Confusion after the last experience</h2>\n\
-             <p>Rows are labels and columns predictions, in the order in which the classes come; lines part the \
-             experiences. A cell is the darker, the larger its share of the row.</p>\n",
+        html.push_str("<h2>Confusion after the last experience</h2>\n");
+        paragraph(
+            html,
+            "Test images by label and prediction; classes in the order in which they come, lines part the experiences. A \
+             cell is the darker, the larger its share of the row.",
         );
         html.push_str(&maps);
     }
@@ -282,28 +337,65 @@ fn class_order(run: &RunRecord) -> ClassOrder {
     ClassOrder { classes, borders }
 }
 
-fn settings(record: &LabRecord) -> String {
-    let mut html =
-        "<h2>Settings</h2>\n<table><tr><th>agent</th><th>network</th><th>parameters</th><th>device</th>\
-                    <th>epochs</th><th>classes of each experience</th></tr>\n"
-            .to_owned();
+/// The agents' networks and streams.
+fn networks(record: &LabRecord) -> String {
+    let texts = ["agent", "network", "device", "classes of each experience"];
+    let mut table = Table::new(&texts, ["parameters", "training steps"]);
     for started in record.arms.first().iter().flat_map(|a| &a.agents).filter_map(|r| r.started.as_ref()) {
         let classes: Vec<String> = started.experiences.iter().map(|e| e.join(" ")).collect();
-        let cells = [
-            &started.agent,
-            &started.network,
-            &started.n_parameters.to_string(),
-            &started.device,
-            &started.n_epochs.to_string(),
-            &classes.join(" | "),
-        ];
-        let cells: String = cells.iter().map(|c| format!("<td>{}</td>", escape(c))).collect();
-        let _ = writeln!(html, "<tr>{cells}</tr>");
+        let texts = [&started.agent, &started.network, &started.device, &classes.join(" | ")];
+        let numbers = [started.n_parameters, started.n_steps].map(|n| n.to_string());
+        table.row(&texts.map(String::as_str), numbers);
     }
-    html.push_str("</table>\n");
-    html
+    format!("<h2>Networks and streams</h2>\n{}", table.end())
 }
 
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::record::tests::lab;
+
+    #[test]
+    fn a_head_without_a_teacher_is_greyed_and_not_drawn() {
+        let html = render(&lab());
+        assert!(
+            html.contains(
+                "<tr class=\"untrained\"><td>alice</td><td>student</td><td>exchange off (untrained)</td>"
+            ),
+            "{html}"
+        );
+        assert!(html.contains("of alice (exchange off), bob (exchange off)"), "{html}");
+        assert!(
+            html.contains("With the exchange off, the agents end at 50.0 % (continual-learning head) on"),
+            "{html}"
+        );
+        for title in ["alice, student head, exchange on", "alice, continual-learning head, exchange off"] {
+            assert_eq!(html.matches(&format!("<title>{title}</title>")).count(), 2, "{title}");
+        }
+        assert!(!html.contains("<title>alice, student head, exchange off"), "{html}");
+        assert_eq!(lines_of(&lab(), "student"), ["alice, exchange on", "bob, exchange on"]);
+        let text = table::render(&lab());
+        assert_eq!(text.matches("  untrained\n").count(), 2, "{text}");
+        assert!(text.contains("\nuntrained: no row had a teacher"), "{text}");
+    }
+
+    fn lines_of(record: &LabRecord, head: &str) -> Vec<String> {
+        accuracy_lines(record, head).into_iter().map(|line| line.name).collect()
+    }
+
+    #[test]
+    fn columns_have_units() {
+        let columns = OF_USAGE.map(|(name, _)| words(name));
+        assert_eq!(
+            columns,
+            [
+                "wall time (s)",
+                "training time (s)",
+                "cpu time (s)",
+                "trained samples",
+                "samples/s",
+                "energy (J)"
+            ]
+        );
+    }
 }

@@ -33,7 +33,7 @@ fn run(run: &RunRecord) -> Value {
     json!({
         "agent": run.name(),
         "started": run.started,
-        "heads": each(&run.heads, |record| head(record, &n_test)),
+        "heads": each(&run.heads, |record| head(run, record, &n_test)),
         "usage": run.usages,
         "epochs": run.epochs,
         "traffic": run.last_traffic(),
@@ -41,11 +41,12 @@ fn run(run: &RunRecord) -> Value {
     })
 }
 
-fn head(head: &HeadRecord, n_test: &[usize]) -> Value {
+fn head(run: &RunRecord, head: &HeadRecord, n_test: &[usize]) -> Value {
     let rows = head.matrix.rows();
     let per_experience = |i| head.matrix.forgetting_per_experience(i).unwrap_or_default();
     let mut object = Map::from_iter([
         ("head".to_owned(), json!(head.head)),
+        ("trained".to_owned(), json!((!run.epochs.is_empty()).then(|| !run.is_untrained(head)))),
         ("accuracy".to_owned(), json!(rows)),
         ("initial_accuracy".to_owned(), json!((!head.initial.is_empty()).then_some(&head.initial))),
         ("experience_forgetting".to_owned(), (0..rows.len()).map(per_experience).collect()),

@@ -1,16 +1,20 @@
 //! Plots as SVG text.
 
-mod heatmap;
 mod scatter;
+
+use std::fmt::Write as _;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-pub(super) use self::heatmap::{Heatmap, heatmap};
+use self::scatter::draw_mark;
 pub(super) use self::scatter::{MAX_NAMED_CLASSES, Mark, scatter};
+use super::number::short;
 
-/// Lines that can have a colour of their own.
-pub(super) const N_COLORS: usize = 7;
+/// Lines that can have a colour of their own; the next ones have marks, too.
+const N_COLORS: usize = 7;
+/// The first of the palette's colours, as SVG has it.
+pub(super) const BLUE: &str = "#0072b2";
 
 /// Okabe and Ito's palette: distinct for all common kinds of colour vision.
 const PALETTE: [RGBColor; N_COLORS] = [
@@ -48,15 +52,49 @@ pub(super) struct Axes<'a> {
 
 type Failed = Box<dyn std::error::Error>;
 
+/// The plot itself, without its legend: two fit side by side on a page, in pixels.
+const WIDTH: usize = 390;
+const HEIGHT: usize = 300;
+/// Between the lines of the legend.
+const ROW: usize = 18;
+/// Characters of a name that are shown in the legend.
+const MAX_NAME: usize = 40;
+/// Points of a line that have marks, where it has any.
+const MAX_MARKS: usize = 16;
+
 /// A line plot with a legend at its right. There must be a point: without, the axes have no range.
 pub(super) fn lines(lines: &[Line], axes: &Axes<'_>) -> Result<String, Failed> {
+    let names = || lines.iter().map(|line| line.name.chars().count()).filter(|n| *n > 0);
+    let legend_width = 42 + names().max().unwrap_or(0).min(MAX_NAME) * 13 / 2;
+    let height = HEIGHT.max(ROW * (names().count() + 2));
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (620, 360)).into_drawing_area();
-        draw_lines(&area, lines, axes)?;
+        let size = ((WIDTH + legend_width) as u32, height as u32);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        area.fill(&WHITE)?;
+        draw_lines(&area.margin(0, (height - HEIGHT) as i32, 0, legend_width as i32), lines, axes)?;
+        legend(&area, lines)?;
         area.present()?;
     }
     Ok(svg)
+}
+
+/// What a line plot shows, for those who do not see it: where each line of the legend begins and ends.
+pub(super) fn description(lines: &[Line], axes: &Axes<'_>) -> String {
+    let mut text = format!("{} over {}.", axes.y, axes.x);
+    for line in lines.iter().filter(|line| !line.name.is_empty()) {
+        let (Some(first), Some(last)) = (line.points.first(), line.points.last()) else { continue };
+        let _ = write!(
+            text,
+            " {}: {} at {}, {} at {}.",
+            line.name,
+            short(first.1),
+            short(first.0),
+            short(last.1),
+            short(last.0)
+        );
+    }
+    text
 }
 
 fn draw_lines(
@@ -64,7 +102,6 @@ fn draw_lines(
     lines: &[Line],
     axes: &Axes<'_>,
 ) -> Result<(), Failed> {
-    area.fill(&WHITE)?;
     let points = || lines.iter().flat_map(|l| &l.points);
     let bounds = |value: fn(&(f64, f64)) -> f64| {
         points().map(value).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)))
@@ -76,7 +113,6 @@ fn draw_lines(
     let (x0, x1) = if x0 < x1 { (x0, x1) } else { (x0 - 1.0, x0 + 1.0) };
     let mut chart = ChartBuilder::on(area)
         .margin(10)
-        .margin_right(150)
         .x_label_area_size(42)
         .y_label_area_size(60)
         .build_cartesian_2d(x0..x1, y0..y1)?;
@@ -88,7 +124,7 @@ fn draw_lines(
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12));
     let label = |v: &f64| if v.fract() == 0.0 { format!("{v:.0}") } else { String::new() };
-    let short = |v: &f64| short_number(*v);
+    let short = |v: &f64| short(*v);
     if axes.x_counts {
         mesh.x_labels((x1 - x0) as usize + 1).x_label_formatter(&label);
     } else {
@@ -103,6 +139,11 @@ fn draw_lines(
             // A line of one point draws nothing.
             chart.draw_series([Circle::new(point, 4, color.filled())])?;
         }
+        if line.color >= N_COLORS && !line.thin {
+            for point in line.points.iter().step_by(line.points.len().div_ceil(MAX_MARKS).max(1)) {
+                draw_mark(area, line.color, chart.backend_coord(point))?;
+            }
+        }
         let points = line.points.iter().copied();
         if line.dashed {
             chart.draw_series(DashedLineSeries::new(points, 6, 4, style))?;
@@ -110,70 +151,55 @@ fn draw_lines(
             chart.draw_series(LineSeries::new(points, style))?;
         }
     }
-    legend(area, lines)
+    Ok(())
 }
 
 /// At the right of the plot, so that no curve is hidden.
 fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line]) -> Result<(), Failed> {
+    let left = WIDTH as i32;
     for (i, line) in lines.iter().filter(|line| !line.name.is_empty()).enumerate() {
-        let y = 24 + 20 * i as i32;
+        let y = (ROW * (i + 1)) as i32;
         let color = PALETTE[line.color % PALETTE.len()];
-        let segments: &[(i32, i32)] =
-            if line.dashed { &[(476, 482), (486, 492), (496, 500)] } else { &[(476, 500)] };
+        let segments: &[(i32, i32)] = if line.dashed { &[(6, 12), (16, 22), (26, 30)] } else { &[(6, 30)] };
         for (from, to) in segments {
-            area.draw(&PathElement::new(vec![(*from, y), (*to, y)], color.stroke_width(2)))?;
+            let ends = vec![(left + from, y), (left + to, y)];
+            area.draw(&PathElement::new(ends, color.stroke_width(2)))?;
         }
-        area.draw(&Text::new(line.name.clone(), (506, y - 7), (FONT, 12).into_font()))?;
+        if line.color >= N_COLORS {
+            draw_mark(area, line.color, (left + 18, y))?;
+        }
+        let name: String = line.name.chars().take(MAX_NAME).collect();
+        area.draw(&Text::new(name, (left + 36, y - 8), (FONT, 14).into_font()))?;
     }
     Ok(())
 }
 
-fn short_number(v: f64) -> String {
-    match v.abs() {
-        a if a >= 1e6 => format!("{:.1}M", v / 1e6),
-        a if a >= 1e3 => format!("{:.0}k", v / 1e3),
-        a if a >= 10.0 || v.fract() == 0.0 => format!("{v:.0}"),
-        a if a < 0.01 => format!("{v:.0e}"),
-        _ => format!("{v:.2}"),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A square of accuracies (0 to 1), row i after experience i, column j on experience j, with the numbers.
-pub(super) fn matrix(rows: &[Vec<f64>]) -> Result<String, Failed> {
-    const CELL: i32 = 44;
-    const LEFT: i32 = 66;
-    const TOP: i32 = 44;
-    let n = rows.iter().map(Vec::len).max().unwrap_or(0) as i32;
-    let size = ((LEFT + CELL * n + 10) as u32, (TOP + CELL * rows.len() as i32 + 10) as u32);
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        area.fill(&WHITE)?;
-        let small = || (FONT, 12).into_font();
-        area.draw(&Text::new("accuracy on experience (%)", (LEFT, 6), small()))?;
-        area.draw(&Text::new("after", (8, TOP - 18), small()))?;
-        for j in 0..n {
-            area.draw(&Text::new(format!("{}", j + 1), (LEFT + CELL * j + 18, TOP - 18), small()))?;
-        }
-        for (i, row) in (0..).zip(rows) {
-            area.draw(&Text::new(format!("exp {}", i + 1), (8, TOP + CELL * i + 15), small()))?;
-            for (j, accuracy) in (0..).zip(row) {
-                let (x, y) = (LEFT + CELL * j, TOP + CELL * i);
-                let corner = (x + CELL - 2, y + CELL - 2);
-                area.draw(&Rectangle::new([(x, y), corner], shade(*accuracy).filled()))?;
-                let ink = if *accuracy > 0.55 { &WHITE } else { &BLACK };
-                let text = format!("{:.0}", 100.0 * accuracy);
-                area.draw(&Text::new(text, (x + 13, y + 15), (FONT, 13).into_font().color(ink)))?;
-            }
-        }
-        area.present()?;
+    fn line(color: usize) -> Line {
+        let points = vec![(0.0, 1.0), (1000.0, 0.015)];
+        Line { name: format!("agent {color}"), points, color, dashed: false, thin: false }
     }
-    Ok(svg)
-}
 
-/// From white for 0 to the palette's blue for 1.
-pub(super) fn shade(accuracy: f64) -> RGBColor {
-    let RGBColor(r, g, b) = PALETTE[0];
-    let mix = |c: u8| (255.0 + (f64::from(c) - 255.0) * accuracy.clamp(0.0, 1.0)) as u8;
-    RGBColor(mix(r), mix(g), mix(b))
+    const AXES: Axes<'_> = Axes { x: "training steps", y: "loss", y_range: None, x_counts: false };
+
+    #[test]
+    fn lines_of_one_colour_look_different() {
+        let few = lines(&[line(0), line(6)], &AXES).unwrap();
+        let many: Vec<Line> = (0..20).map(line).collect();
+        let many = lines(&many, &AXES).unwrap();
+        assert!(!few.contains("<circle") && few.contains("height=\"300\""), "{few}");
+        // Squares from the eighth line on, at two points and in the legend; triangles from the fifteenth.
+        assert_eq!(many.matches("<rect").count(), few.matches("<rect").count() + 3 * 7, "{many}");
+        assert_eq!(many.matches("<polygon").count(), 3 * 6, "{many}");
+        assert!(many.contains("agent 19") && many.contains("height=\"396\""), "{many}");
+    }
+
+    #[test]
+    fn a_plot_is_told_in_words() {
+        let told = description(&[line(1)], &AXES);
+        assert_eq!(told, "loss over training steps. agent 1: 1 at 0, 0.015 at 1k.");
+    }
 }

@@ -135,6 +135,13 @@ impl RunRecord {
         if self.usages.is_empty() { None } else { self.usages.iter().try_fold(Usage::default(), add) }
     }
 
+    /// Whether no row that was trained ever had a teacher, so that the student head learned nothing.
+    pub fn is_untrained(&self, head: &HeadRecord) -> bool {
+        head.head == "student"
+            && !self.epochs.is_empty()
+            && self.epochs.iter().all(|e| e.teacher_share == 0.0)
+    }
+
     pub fn name(&self) -> &str {
         self.started.as_ref().map_or("?", |s| &s.agent)
     }
@@ -149,21 +156,87 @@ impl RunRecord {
     }
 }
 
+/// A head of an agent in an arm.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    pub arm: &'a Arm,
+    pub run: &'a RunRecord,
+    pub head: &'a HeadRecord,
+}
+
+impl Row<'_> {
+    pub fn is_untrained(&self) -> bool {
+        self.run.is_untrained(self.head)
+    }
+}
+
 impl LabRecord {
-    /// The same agent and head in every arm: (agent, head, one record an arm).
-    pub fn rows(&self) -> Vec<(&str, &str, Vec<Option<&HeadRecord>>)> {
+    /// Every head, the same agent's and head's of all arms one after the other.
+    pub fn rows(&self) -> Vec<Row<'_>> {
         let Some(first) = self.arms.first() else { return Vec::new() };
         let mut rows = Vec::new();
         for (i, run) in first.agents.iter().enumerate() {
             for head in &run.heads {
-                let same = |arm: &'_ Arm| -> Option<usize> {
-                    arm.agents.get(i)?.heads.iter().position(|h| h.head == head.head)
-                };
-                let records =
-                    self.arms.iter().map(|arm| same(arm).map(|j| &arm.agents[i].heads[j])).collect();
-                rows.push((run.name(), head.head.as_str(), records));
+                rows.extend(self.arms.iter().filter_map(|arm| {
+                    let run = arm.agents.get(i)?;
+                    let head = run.heads.iter().find(|h| h.head == head.head)?;
+                    Some(Row { arm, run, head })
+                }));
             }
         }
         rows
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Two agents and two experiences with the exchange, and without: there the student heads had no teacher.
+    pub fn lab() -> LabRecord {
+        let run = |agent: &str, teacher_share: f32| {
+            let mut run = RunRecord::default();
+            let lines = [
+                format!(
+                    r#"{{"event":"started","agent":"{agent}","fleet":"f","network":"n","n_parameters":1,"device":"cpu",
+                    "exchange":true,"experiences":[["0"],["1"]],"n_epochs":1,"n_steps":2,"resumed_at_step":0,
+                    "classes":["0","1"],"n_test":[4,4]}}"#
+                ),
+                format!(
+                    r#"{{"event":"epoch","experience":0,"epoch":0,"step":1,"loss":1.0,"loss_cl":1.0,"loss_st":0.5,
+                    "teacher_share":{teacher_share},"samples_per_second":1.0,"n_peers":1}}"#
+                ),
+                r#"{"event":"evaluated","experience":0,"heads":[
+                    {"head":"cl","per_experience":[1.0,0.0],"stream":0.5,"confusion":[[4,0],[4,0]]},
+                    {"head":"student","per_experience":[0.5,0.25],"stream":0.375,"confusion":[[2,2],[3,1]]}]}"#
+                    .to_owned(),
+            ];
+            for line in lines {
+                let event = serde_json::from_str(&line).unwrap();
+                run.apply(&Record { t_s: 1.0, event });
+            }
+            run
+        };
+        let arm = |name: &str, share| Arm {
+            name: name.to_owned(),
+            agents: vec![run("alice", share), run("bob", share)],
+            membership: Vec::new(),
+        };
+        LabRecord { title: "lab".to_owned(), arms: vec![arm("exchange on", 0.5), arm("exchange off", 0.0)] }
+    }
+
+    #[test]
+    fn a_student_head_without_a_teacher_is_untrained() {
+        let record = lab();
+        let untrained: Vec<_> =
+            record.rows().iter().map(|row| (row.head.head.clone(), row.is_untrained())).take(4).collect();
+        let row = |head: &str, untrained| (head.to_owned(), untrained);
+        assert_eq!(
+            untrained,
+            [row("cl", false), row("cl", false), row("student", false), row("student", true)]
+        );
+        let mut some = record.arms[1].agents[0].clone();
+        some.epochs.push(Epoch { teacher_share: 0.01, ..Epoch::default() });
+        assert!(!some.is_untrained(&some.heads[1]));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::number::{fixed, percent};
 use super::record::{HeadRecord, LabRecord};
 
 /// Accuracies of every agent and head in every arm, what the training took, and what was exchanged; accuracies in per
@@ -14,6 +15,7 @@ pub fn render(record: &LabRecord) -> String {
     } else {
         of_one_experience(&mut text, record);
     }
+    text.push_str(untrained(record));
     text.push_str(&membership(record));
     text.push_str(&took(record));
     text.push_str(&exchanged(record));
@@ -50,21 +52,24 @@ fn of_one_experience(text: &mut String, record: &LabRecord) {
 
 /// A line a head and arm.
 fn lines(text: &mut String, record: &LabRecord, numbers: impl Fn(&HeadRecord) -> String) {
-    for (agent, head, records) in record.rows() {
-        for (arm, head_record) in record.arms.iter().zip(records) {
-            let Some(head_record) = head_record else { continue };
-            let _ = writeln!(text, "{agent:<10} {head:<8} {:<13}{}", arm.name, numbers(head_record));
-        }
+    for row in record.rows() {
+        let (agent, head, arm) = (row.run.name(), row.head.head.as_str(), row.arm.name.as_str());
+        let mark = if row.is_untrained() { "  untrained" } else { "" };
+        let _ = writeln!(text, "{agent:<10} {head:<8} {arm:<13}{}{mark}", numbers(row.head));
     }
 }
 
-fn percent(value: Option<f64>) -> String {
-    // Adding 0 makes -0 a plain 0.
-    value.map_or("-".to_owned(), |v| format!("{:.1}", 100.0 * v + 0.0))
+/// What the mark says, where any head has it.
+fn untrained(record: &LabRecord) -> &'static str {
+    if record.rows().iter().any(|row| row.is_untrained()) {
+        "\nuntrained: no row had a teacher, so the student head has learned nothing.\n"
+    } else {
+        ""
+    }
 }
 
 /// Who joined late and who left, in arms where anybody did.
-fn membership(record: &LabRecord) -> String {
+pub(super) fn membership(record: &LabRecord) -> String {
     let changes: Vec<_> = record
         .arms
         .iter()
@@ -92,8 +97,8 @@ fn took(record: &LabRecord) -> String {
     text.push_str(if has_energy { "      joules\n" } else { "\n" });
     for (agent, arm, usage) in totals {
         let rate = usage.samples_per_second().map_or("-".to_owned(), |rate| format!("{rate:.0}"));
-        let (wall, cpu) = (usage.seconds, usage.cpu_seconds);
-        let _ = write!(text, "{agent:<10} {:<8} {arm:<13}{wall:>9.1}{cpu:>13.1}{rate:>11}", "");
+        let (wall, cpu) = (fixed(usage.seconds, 1), fixed(usage.cpu_seconds, 1));
+        let _ = write!(text, "{agent:<10} {:<8} {arm:<13}{wall:>9}{cpu:>13}{rate:>11}", "");
         if has_energy {
             let joules = usage.energy_joules.map_or("-".to_owned(), |joules| format!("{joules:.0}"));
             let _ = write!(text, "{joules:>12}");

@@ -247,6 +247,7 @@ mod tests {
             classes: Vec::new(),
             n_test: Vec::new(),
             energy: None,
+            configuration: serde_json::Value::Null,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::metrics_csv::quoted;
+use super::super::number::fixed;
 use crate::analysis::experiences::CkaTable;
 use crate::analysis::features::FeatureMap;
 
@@ -55,9 +56,7 @@ pub fn cka_text(table: &CkaTable) -> String {
         for pair in &table.pairs {
             let matched = pair.same_depth().into_iter().find(|m| m.name == layer.name);
             let value = matched.and_then(|m| pair.unbiased[m.teacher][m.student]);
-            // Adding 0 makes -0 a plain 0.
-            let value = value
-                .map_or_else(|| "-".to_owned(), |v| format!("{:.3}", (v * 1000.0).round() / 1000.0 + 0.0));
+            let value = value.map_or_else(|| "-".to_owned(), |v| fixed(v, 3));
             let _ = write!(text, "{value:>8}");
         }
         text.push('\n');

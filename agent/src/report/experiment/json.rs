@@ -11,7 +11,7 @@ const VERSION: u32 = 1;
 
 pub(super) fn render(record: &ExperimentRecord) -> String {
     let key = |arm: usize| record.arms[arm].key.as_str();
-    let row = |row: &Row<'_>, baseline: Option<&str>| {
+    let row = |row: &Row<'_>, baseline: Option<usize>| {
         let mut value = json!({
             "arm": key(row.arm),
             "head": row.head,
@@ -19,9 +19,11 @@ pub(super) fn render(record: &ExperimentRecord) -> String {
             "n": row.summary.n,
             "mean": row.summary.mean,
             "sd": row.summary.sd,
+            "trained": !record.arms[row.arm].is_untrained(row.head),
         });
         if let Some(baseline) = baseline {
-            value["baseline"] = baseline.into();
+            value["baseline"] = key(baseline).into();
+            value["baseline_trained"] = (!record.arms[baseline].is_untrained(row.head)).into();
         }
         value
     };
@@ -35,8 +37,7 @@ pub(super) fn render(record: &ExperimentRecord) -> String {
         })
         .collect();
     let summaries: Vec<Value> = record.summaries().iter().map(|r| row(r, None)).collect();
-    let differences: Vec<Value> =
-        record.differences().iter().map(|r| row(r, record.baseline.map(key))).collect();
+    let differences: Vec<Value> = record.differences().iter().map(|r| row(r, record.baseline)).collect();
     let settings: BTreeMap<&String, &String> =
         record.settings.iter().map(|(key, value)| (key, value)).collect();
     let value = json!({

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{ExperimentRecord, Row};
+use super::{ExperimentRecord, METRICS, Row};
 use crate::experiment::result::Metric;
 use crate::experiment::statistics::Summary;
+use crate::report::number::fixed;
 
 /// Heads, arms and figures; accuracies in per cent.
 pub fn render(record: &ExperimentRecord) -> String {
@@ -29,25 +30,46 @@ pub fn render(record: &ExperimentRecord) -> String {
         let _ = write!(text, " {:>15}", metric.title());
     }
     text.push('\n');
-    rows(&mut text, record, &summaries, &labels, width, |s| percent(s, false));
+    rows(&mut text, record, &summaries, &labels, width, |s| percent(s, false), |row| record.mark(row));
     let differences = record.differences();
     if !differences.is_empty() {
         let _ = writeln!(text, "\nDifferences within each seed\n");
-        rows(&mut text, record, &differences, &compared, width, |s| percent(s, true));
+        rows(
+            &mut text,
+            record,
+            &differences,
+            &compared,
+            width,
+            |s| percent(s, true),
+            |row| record.mark_of_difference(row),
+        );
     }
-    let shares = record.arms.iter().filter_map(|arm| {
-        let share = 100.0 * arm.teacher_share().filter(|share| *share > 0.0)?;
-        Some(format!("{} {share:.1} %", arm.label))
-    });
-    let shares: Vec<String> = shares.collect();
-    if !shares.is_empty() {
-        let _ = writeln!(text, "\nTraining rows that had a teacher: {}", shares.join(", "));
+    if let Some(shares) = record.of_shares() {
+        let _ = writeln!(text, "\n{shares}");
     }
-    text.push_str(
-        "\nstream acc.: on all test images at the end. average acc.: mean over the experiences. forgetting: mean over\n\
-         earlier experiences of the accuracy right after learning less that at the end; BWT is its negative.\n",
-    );
+    let notes = record.of_untrained().into_iter().chain([METRICS.to_owned()]);
+    for note in notes {
+        let _ = writeln!(text, "\n{}", wrapped(&note));
+    }
     text
+}
+
+/// Broken into lines.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 110;
+    let mut lines = String::new();
+    let mut length = 0;
+    for word in text.split(' ') {
+        let n = word.chars().count();
+        if length > 0 {
+            let fits = length + 1 + n <= WIDTH;
+            lines.push(if fits { ' ' } else { '\n' });
+            length = if fits { length + 1 } else { 0 };
+        }
+        lines.push_str(word);
+        length += n;
+    }
+    lines
 }
 
 fn rows(
@@ -57,6 +79,7 @@ fn rows(
     labels: &[String],
     width: usize,
     cell: impl Fn(&Summary) -> String,
+    mark: impl Fn(&Row<'_>) -> &'static str,
 ) {
     for head in record.heads() {
         for (arm, label) in labels.iter().enumerate() {
@@ -67,14 +90,18 @@ fn rows(
                 let cell = of(metric).map_or("-".to_owned(), |row| cell(&row.summary));
                 let _ = write!(text, " {cell:>15}");
             }
+            let mark = mark(first);
+            text.push_str(if mark.is_empty() { "" } else { "  " });
+            text.push_str(mark);
             text.push('\n');
         }
     }
 }
 
-/// `75.0 ± 17.7`; a single seed has no deviation. Adding 0 makes -0 a plain 0.
-fn percent(summary: &Summary, signed: bool) -> String {
-    let mean = 100.0 * summary.mean + 0.0;
-    let mean = if signed { format!("{mean:+.1}") } else { format!("{mean:.1}") };
-    summary.sd.map_or(mean.clone(), |sd| format!("{mean} ± {:.1}", 100.0 * sd))
+/// `75.0 ± 17.7`; a single seed has no deviation.
+pub(super) fn percent(summary: &Summary, is_difference: bool) -> String {
+    let mean = fixed(100.0 * summary.mean, 1);
+    let sign = if is_difference && !mean.starts_with('-') { "+" } else { "" };
+    let deviation = summary.sd.map(|sd| format!(" ± {}", fixed(100.0 * sd, 1))).unwrap_or_default();
+    format!("{sign}{mean}{deviation}")
 }

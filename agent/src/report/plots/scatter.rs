@@ -18,11 +18,11 @@ const N_SHAPES: usize = 6;
 /// Colours times shapes: so many classes look different, and so many have a line in the legend.
 pub(in crate::report) const MAX_NAMED_CLASSES: usize = PALETTE.len() * N_SHAPES;
 
-const SIDE: i32 = 520;
+const SIDE: i32 = 420;
 const MARGIN: i32 = 16;
 const ROW: i32 = 20;
-const COLUMN: i32 = 130;
-const ROWS: usize = 24;
+const COLUMN: i32 = 120;
+const ROWS: usize = 20;
 /// Half the width of a mark.
 const RADIUS: i32 = 4;
 const MAX_NAME: usize = 16;
@@ -50,12 +50,12 @@ pub(in crate::report) fn scatter(marks: &[Mark], classes: &[String]) -> Result<S
             draw_mark(&area, class, (x, y))?;
             let name: String =
                 classes.get(class).map(String::as_str).unwrap_or("?").chars().take(MAX_NAME).collect();
-            area.draw(&Text::new(name, (x + 12, y - 6), (FONT, 12).into_font()))?;
+            area.draw(&Text::new(name, (x + 10, y - 7), (FONT, 14).into_font()))?;
         }
         if shown.len() > MAX_NAMED_CLASSES {
             let (x, y) = legend_place(MAX_NAMED_CLASSES);
             let rest = format!("and {} more", shown.len() - MAX_NAMED_CLASSES);
-            area.draw(&Text::new(rest, (x, y - 6), (FONT, 12).into_font()))?;
+            area.draw(&Text::new(rest, (x, y - 6), (FONT, 14).into_font()))?;
         }
         area.present()?;
     }
@@ -87,7 +87,7 @@ fn placing(marks: &[Mark]) -> impl Fn(&Mark) -> (i32, i32) {
 }
 
 /// The class's colour and shape.
-fn draw_mark(
+pub(super) fn draw_mark(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     class: usize,
     (x, y): (i32, i32),

@@ -142,6 +142,7 @@ mod tests {
             classes: vec!["0".to_owned(), "1".to_owned()],
             n_test: vec![],
             energy: None,
+            configuration: serde_json::Value::Null,
         })
     }
 
