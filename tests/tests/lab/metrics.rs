@@ -97,6 +97,8 @@ fn the_numbers_of_a_run_agree_wherever_they_are_told() {
     for (i, head) in ["cl", "student"].into_iter().enumerate() {
         let told = told(&ended, i);
         assert_eq!(run["heads"][i]["head"], head);
+        // Nobody has taught it.
+        assert_eq!(run["heads"][i]["trained"], head == "cl");
         accuracies_agree(&told, &ended.started().n_test, &csv, head, &run["heads"][i]);
         transfers_follow_from_accuracies(&told, &csv, head, &run["heads"][i]);
         confusions_agree(&told, &ended, &csv, head, &run["heads"][i]);
@@ -104,6 +106,12 @@ fn the_numbers_of_a_run_agree_wherever_they_are_told() {
     let accuracy = |head: usize| told(&ended, head).stream[N_EXPERIENCES - 1];
     assert!(accuracy(0) > 0.5, "it has learned nothing: {}", accuracy(0));
     usage_agrees(&config, &ended, &csv, run);
+    let told: AgentConfig = serde_json::from_value(run["started"]["configuration"].clone()).unwrap();
+    assert_eq!(told, config.effective());
+    let report = fs::read_to_string(folder.path().join("alice/report.html")).unwrap();
+    let strategy = format!("<td>strategy.name</td><td>\"{}\"</td>", config.strategy.name);
+    assert!(report.contains(&strategy.replace('"', "&quot;")), "no `{strategy}`");
+    assert!(report.contains("<td>student</td><td>exchange off (untrained)</td>"), "{report}");
 }
 
 fn accuracies_agree(told: &Told, n_test: &[u64], csv: &Csv, head: &str, json: &Value) {
