@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,12 +16,14 @@ use super::log::{Format, Log, tell};
 use super::{CliError, io_error};
 use crate::config::lab::EMBEDDED;
 use crate::membership::{self, Action, Change, Membership, Moment};
+use crate::report::metrics_json;
 use crate::report::record::{Arm, RunRecord};
 use crate::telemetry::event::{Event, Record};
 use crate::telemetry::progress::{Progress, Style};
 
 /// Lines from agents that wait to be shown. When the queue is full, the agents' pipes fill, and then the agents
-/// wait a second at most and drop lines (`telemetry::progress`): training does not stop. The loop that drains the
+/// wait a second at most and drop lines (`telemetry::progress`): training does not stop, and what came of it is in the
+/// agents' own files. The loop that drains the
 /// queue waits for a terminal that shows bars, for an agent that is ending, and a second at most for the reader of
 /// its own lines.
 const QUEUE_LINES: usize = 1024;
@@ -304,11 +306,22 @@ impl<'a> ArmRun<'a> {
             let agent = self.agents[agent].name.clone();
             return Err(CliError::Child { agent, code: exit_code(status), log: running.log });
         }
+        self.read_course(agent)?;
         if self.host.stop.is_set() {
             self.membership.on(membership::Event::Stopping);
         }
         let finished = self.runs[agent].finished.is_some();
         Ok(self.membership.on(membership::Event::Ended { agent, finished }))
+    }
+
+    /// The agent's own file has its whole course; of the lines that came from it, some may have been dropped.
+    fn read_course(&mut self, agent: usize) -> Result<(), CliError> {
+        let path = self.agents[agent].out.join("metrics.json");
+        match metrics_json::read(&path, &mut self.runs[agent]) {
+            // It was stopped before there was anything to write.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            read => read.map_err(io_error("read", &path)),
+        }
     }
 
     fn act(&mut self, action: Action) -> Result<(), CliError> {

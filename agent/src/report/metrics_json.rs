@@ -3,6 +3,8 @@
 //! Lists over experiences are in the order of the stream; what is not known is `null`. Epochs and what an experience
 //! took have the fields of the events, so experiences and epochs count from 0 here.
 
+mod read;
+
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -10,6 +12,8 @@ use serde_json::{Map, Value, json};
 use super::measures::{AFTER_EXPERIENCE, OVER_STREAM};
 use super::record::{Arm, HeadRecord, LabRecord, RunRecord};
 use crate::durable::{self, WriteError};
+
+pub use self::read::read;
 
 /// # Errors
 /// [`WriteError`] if the file cannot be written.
