@@ -156,7 +156,7 @@ impl CliError {
             CliError::SameFile { .. }
             | CliError::OptionNeeds { .. }
             | CliError::Analysis(AnalysisError::Pairs { .. } | AnalysisError::Perplexity { .. }) => USAGE,
-            CliError::Plan(PlanError::Scale(_) | PlanError::Override(_)) => USAGE,
+            CliError::Plan(PlanError::Scale(_) | PlanError::Override(_) | PlanError::Seed { .. }) => USAGE,
             CliError::Config(_) | CliError::Stream(_) | CliError::Plan(_) => CONFIG,
             CliError::Folder(e) => match e {
                 FolderError::Io { .. } | FolderError::Write(_) => IO,

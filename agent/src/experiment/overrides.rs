@@ -52,11 +52,8 @@ impl FromStr for Override {
         if !key.split('.').all(is_part) || value.is_empty() {
             return Err(form());
         }
-        let at = |own: &str| {
-            own == key || own.starts_with(&format!("{key}.")) || key.starts_with(&format!("{own}."))
-        };
-        if let Some((_, instead)) = RESERVED.iter().find(|(own, _)| at(own)) {
-            return Err(OverrideError::Reserved { key: key.to_owned(), instead });
+        for (own, instead) in RESERVED {
+            reserve(key, own, instead)?;
         }
         let is_word = |c: char| c.is_ascii_alphanumeric() || "_-+:./".contains(c);
         let value = match toml::from_str::<Table>(&format!("value = {value}")) {
@@ -70,7 +67,23 @@ impl FromStr for Override {
     }
 }
 
+/// Refuses a key that is `own`, above it or below it.
+fn reserve(key: &str, own: &str, instead: &'static str) -> Result<(), OverrideError> {
+    if own == key || own.starts_with(&format!("{key}.")) || key.starts_with(&format!("{own}.")) {
+        return Err(OverrideError::Reserved { key: key.to_owned(), instead });
+    }
+    Ok(())
+}
+
 impl Override {
+    /// Refuses a key that one experiment alone keeps for itself, by what says it instead.
+    ///
+    /// # Errors
+    /// [`OverrideError::Reserved`] if this is that key.
+    pub(super) fn is_not(&self, own: &str, instead: &'static str) -> Result<(), OverrideError> {
+        reserve(&self.key, own, instead)
+    }
+
     /// Puts the value in its place, whatever is there.
     ///
     /// # Errors

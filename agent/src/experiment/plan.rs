@@ -10,11 +10,16 @@ use super::preset::{Design, EPOCH_KEYS, Preset, Recipe};
 use super::scale::{self, Facts, ScaleError, Sizes};
 use super::teacher::Trained;
 use crate::config::{AgentConfig, ConfigError, DataConfig};
-use crate::strategy::{Rehearsal, Strategy};
+use crate::strategy::{Rehearsal, Strategy, TrainsOn};
 use crate::stream::StreamError;
 
 /// Seed of a teacher and of its class order, far from those of students.
 pub const TEACHER_SEED: u64 = 1000;
+/// Largest seed: TOML has signed numbers only, and a learner's own seed is up to as many times as large as there are
+/// learners.
+pub const MAX_SEED: u64 = (1 << 53) - 1;
+/// Most learners of one run.
+pub const MAX_AGENTS: u64 = 64;
 /// Largest number of views.
 const MAX_VIEWS: i64 = 255;
 /// Mean and standard deviation of CIFAR-100's training images, of pixels from 0 to 1, as in the thesis.
@@ -106,13 +111,19 @@ pub enum PlanError {
     Stream(#[from] StreamError),
     #[error("seed {seed} is the teacher's; choose other --seeds")]
     TeacherSeed { seed: u64 },
+    #[error("seed {seed} is too large, expected at most {MAX_SEED}; choose other --seeds")]
+    Seed { seed: u64 },
     #[error(
-        "`{}` has {found} networks, expected one for each of {expected} experiences; train it with the same data and scale",
+        "`{}`: expected a network for each of {expected} experiences, found {found}; train it with the same data and scale",
         .folder.display()
     )]
     Checkpoints { folder: PathBuf, expected: usize, found: usize },
     #[error("`{}` does not say in which order its classes came; --keep-order needs a folder with an agent.toml", .folder.display())]
     NoOrder { folder: PathBuf },
+    #[error(
+        "the teacher's number of {what} would be {found}, expected {expected}, as the student has; set both alike"
+    )]
+    TeacherStream { what: &'static str, expected: usize, found: usize },
 }
 
 /// Plans the experiment on data of which `facts` are known and `digest` is the digest.
@@ -120,6 +131,12 @@ pub enum PlanError {
 /// # Errors
 /// [`PlanError`] if something is asked for that cannot be.
 pub fn plan(options: &Options, facts: &Facts, digest: &str) -> Result<Plan, PlanError> {
+    if let Some(seed) = options.seeds.iter().copied().find(|seed| *seed > MAX_SEED) {
+        return Err(PlanError::Seed { seed });
+    }
+    if options.preset.design == Design::Strategies {
+        options.set.iter().try_for_each(|set| set.is_not("strategy.name", "use --strategies"))?;
+    }
     let mut sizes = scale::sizes(facts, options.scale)?;
     let student =
         settings_of(options, options.recipe, options.network.as_deref(), &options.set, facts, &sizes)?;
@@ -146,6 +163,7 @@ pub fn plan(options: &Options, facts: &Facts, digest: &str) -> Result<Plan, Plan
                 let table = settings_of(options, teacher.recipe, network, &teacher.set, facts, &sizes)?;
                 settings.extend(identity("teacher", &table));
                 let run = teacher_run(options, teacher.recipe, TEACHER_SEED, &table, None)?;
+                check_teacher(&run, stream_of(&table, facts)?, by_experience, &sizes)?;
                 let guide = Guide::to_be_trained(&run, by_experience, sizes.experiences);
                 runs.push(run);
                 guide
@@ -285,6 +303,25 @@ fn stream_of(table: &Table, facts: &Facts) -> Result<(usize, usize), PlanError> 
     Ok((classes, experiences))
 }
 
+/// Whether the teacher that is going to be trained, on so many classes in so many experiences, fits the student.
+fn check_teacher(
+    run: &Run,
+    (classes, experiences): (usize, usize),
+    by_experience: bool,
+    student: &Sizes,
+) -> Result<(), PlanError> {
+    let is_joint = run.agents[0].strategy.strategy().trains_on == TrainsOn::Everything;
+    let networks = if is_joint { 1 } else { experiences };
+    let different = |what, expected, found| Err(PlanError::TeacherStream { what, expected, found });
+    if classes != student.classes {
+        return different("classes", student.classes, classes);
+    }
+    if by_experience && networks != student.experiences {
+        return different("experiences", student.experiences, networks);
+    }
+    Ok(())
+}
+
 /// Keys that follow from others, where the user has not set them.
 fn derive(table: &mut Table, options: &Options) {
     let number =
@@ -388,7 +425,7 @@ fn student_run(
     let agents = (0..n).map(|i| {
         let mut table = table.clone();
         // Every agent of every seed has a number of its own; the initial weights are the seed's.
-        let own_seed = seed.wrapping_mul(n).wrapping_add(i);
+        let own_seed = seed * n + i;
         default_order(&mut table, order, own_seed);
         let name = if n == 1 { "student".to_owned() } else { format!("agent-{}", i + 1) };
         agent(table, &name, seed, own_seed, &folder)
@@ -399,13 +436,8 @@ fn student_run(
 
 fn default_order(table: &mut Table, order: Option<&Value>, seed: u64) {
     if overrides::get(table, "stream.class_order").is_none() {
-        own(table, "stream.class_order", order.cloned().unwrap_or_else(|| number(seed)));
+        own(table, "stream.class_order", order.cloned().unwrap_or(Value::Integer(seed as i64)));
     }
-}
-
-/// TOML has signed numbers only; the configuration refuses what does not fit.
-fn number(n: u64) -> Value {
-    Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
 /// Reads and checks the configuration of one agent.
@@ -420,9 +452,9 @@ fn agent(
     let path = out.join("agent.toml");
     own(&mut table, "agent", name);
     own(&mut table, "fleet", format!("seed-{seed}"));
-    own(&mut table, "seed", number(own_seed));
+    own(&mut table, "seed", own_seed as i64);
     if overrides::get(&table, "model.seed").is_none() {
-        own(&mut table, "model.seed", number(seed));
+        own(&mut table, "model.seed", seed as i64);
     }
     let mut config: AgentConfig = table
         .try_into()

@@ -175,8 +175,45 @@ fn a_trained_teacher_must_have_what_the_experiment_needs() {
     assert!(joint.runs.iter().all(|run| run.arm.is_some()));
     assert_eq!(joint.runs[0].agents[0].teacher.models, [PathBuf::from("t/model.onnx")]);
     let error = with("splitcifar100-pretrained", false).unwrap_err().to_string();
-    assert!(error.contains("`t` has 1 networks, expected one for each of 5 experiences"), "{error}");
+    assert!(error.contains("`t`: expected a network for each of 5 experiences, found 1"), "{error}");
     assert!(matches!(with("cifar100-training", true), Err(PlanError::NoOrder { .. })));
+}
+
+#[test]
+fn a_teacher_that_is_trained_first_must_fit_the_student() {
+    let error = |name: &str, teacher_set: &[&str]| {
+        let mut options = options(name, &[]);
+        options.teacher.as_mut().unwrap().set =
+            teacher_set.iter().map(|text| text.parse().unwrap()).collect();
+        plan(&options, &DIGITS, "").err().map(|error| error.to_string())
+    };
+    for (set, says) in [
+        (&["stream.experiences=2"][..], "number of experiences would be 2, expected 5"),
+        (&["data.classes=5"], "number of classes would be 5, expected 10"),
+        (&["strategy={name=\"joint\"}", "replay.capacity=0"], "number of experiences would be 1, expected 5"),
+    ] {
+        let error = error("splitcifar100-pretrained", set).unwrap_or_default();
+        assert!(error.contains(says), "{set:?}: {error}");
+    }
+    assert_eq!(error("splitcifar100-pretrained", &["train.epochs=3"]), None);
+    // Its final network serves every experience.
+    assert_eq!(error("cifar100-training", &["stream.experiences=2"]), None);
+    assert!(error("cifar100-training", &["data.classes=5"]).is_some());
+}
+
+#[test]
+fn what_would_be_ignored_or_would_not_fit_is_refused() {
+    let largest =
+        Options { seeds: vec![MAX_SEED], agents: MAX_AGENTS as usize, ..options("step-training", &[]) };
+    let agents = planned(&largest, &DIGITS).runs.remove(0).agents;
+    assert_eq!(agents.last().unwrap().seed, MAX_SEED * 64 + 63);
+    let error = plan(&Options { seeds: vec![0, MAX_SEED + 1], ..largest }, &DIGITS, "").unwrap_err();
+    assert!(error.to_string().contains("seed 9007199254740992 is too large"), "{error}");
+    for set in ["strategy.name=replay", "strategy={name=\"replay\"}"] {
+        let error = plan(&options("strategies", &[set]), &DIGITS, "").unwrap_err().to_string();
+        assert!(error.ends_with("cannot be set here: use --strategies"), "{error}");
+        planned(&options("step-training", &[set]), &DIGITS);
+    }
 }
 
 #[test]
