@@ -92,8 +92,9 @@ impl Agent<'_> {
         let wanted = self.config.exchange.wait_for_peers;
         let at_most_s = self.config.exchange.wait_at_most_s;
         let deadline = Instant::now() + Duration::from_secs_f64(at_most_s);
+        let others = if wanted == 1 { "agent" } else { "agents" };
         if self.link.is_some() && wanted > 0 {
-            self.waiting(format!("waiting for {wanted} other agents, {at_most_s:.0} s at most"));
+            self.waiting(format!("waiting for {wanted} other {others}, {at_most_s:.0} s at most"));
         }
         while let Some(link) = &mut self.link {
             let found = link.engine.peers().len();
@@ -102,7 +103,7 @@ impl Agent<'_> {
             }
             if Instant::now() >= deadline {
                 let message = format!(
-                    "waited {at_most_s:.0} s for {wanted} other agents, found {found}; training begins without them"
+                    "waited {at_most_s:.0} s for {wanted} other {others}, found {found}; training begins without them"
                 );
                 self.emit(Event::Warning { message });
                 return;

@@ -58,12 +58,14 @@ impl Shown {
         if let Some(evaluated) = &self.evaluated {
             text += &format!("accuracy {}, ", accuracies(evaluated));
         }
-        text += &format!(
-            "taught {:.0} % by {} peers, {:.0} samples/s",
-            100.0 * epoch.teacher_share,
-            epoch.n_peers,
-            epoch.samples_per_second
-        );
+        // A teacher of its own is no peer.
+        let by = match epoch.n_peers {
+            0 => String::new(),
+            1 => " by 1 peer".to_owned(),
+            n => format!(" by {n} peers"),
+        };
+        let (share, speed) = (100.0 * epoch.teacher_share, epoch.samples_per_second);
+        text += &format!("taught {share:.0} %{by}, {speed:.0} samples/s");
         Some(text)
     }
 
