@@ -62,10 +62,6 @@ pub static PRESETS: [Preset; 5] = [
         design: Design::Guided { by_experience: false },
         question: "Can a teacher that knows all classes guide a continual student?",
         student: Recipe {
-            name: "student",
-            network: "slim-resnet18",
-            batch_size: 256,
-            replay: true,
             toml: "
                 strategy.name = 'replay'
                 data.cutmix = 0.5
@@ -74,6 +70,7 @@ pub static PRESETS: [Preset; 5] = [
                 train.optimizer.name = 'adam'
                 train.distill = { loss = 'mse', weight = 5.0, temperature = 2.0 }
             ",
+            ..STUDENT
         },
         teacher: Some("joint"),
     },
@@ -82,10 +79,6 @@ pub static PRESETS: [Preset; 5] = [
         design: Design::Guided { by_experience: true },
         question: "Can a continual teacher, one checkpoint for each experience, guide a continual student?",
         student: Recipe {
-            name: "student",
-            network: "slim-resnet18",
-            batch_size: 256,
-            replay: true,
             toml: "
                 strategy.name = 'replay'
                 train.epochs = 800
@@ -93,6 +86,7 @@ pub static PRESETS: [Preset; 5] = [
                 train.optimizer.name = 'adam'
                 train.distill = { loss = 'mse', weight = 0.5, temperature = 2.0 }
             ",
+            ..STUDENT
         },
         teacher: Some("lwf"),
     },
@@ -101,10 +95,6 @@ pub static PRESETS: [Preset; 5] = [
         design: Design::Exchange,
         question: "Can continual learners, each with classes in its own order, teach each other?",
         student: Recipe {
-            name: "student",
-            network: "slim-resnet18",
-            batch_size: 256,
-            replay: true,
             toml: "
                 strategy.name = 'replay'
                 train.epochs = 800
@@ -113,6 +103,7 @@ pub static PRESETS: [Preset; 5] = [
                 train.distill = { loss = 'mse', weight = 0.01 }
                 exchange = { refresh_epochs = 10, wait_at_most_s = 300.0, linger_s = 86400.0 }
             ",
+            ..STUDENT
         },
         teacher: None,
     },
@@ -121,15 +112,12 @@ pub static PRESETS: [Preset; 5] = [
         design: Design::Strategies,
         question: "How far does each strategy come on the same stream, without any teacher?",
         student: Recipe {
-            name: "student",
-            network: "slim-resnet18",
-            batch_size: 256,
-            replay: true,
             toml: "
                 train.epochs = 100
                 train.learning_rate = 0.001
                 train.optimizer.name = 'adam'
             ",
+            ..STUDENT
         },
         teacher: None,
     },
@@ -142,6 +130,10 @@ pub static PRESETS: [Preset; 5] = [
         teacher: None,
     },
 ];
+
+/// What all students share.
+const STUDENT: Recipe =
+    Recipe { name: "student", network: "slim-resnet18", batch_size: 256, replay: true, toml: "" };
 
 const JOINT: Recipe = Recipe {
     name: "joint",
