@@ -121,6 +121,8 @@ pub enum AnalysisError {
         "expected a perplexity from 1 to below the {n_samples} samples, found {found}; give more samples or a lower one"
     )]
     Perplexity { found: f64, n_samples: usize },
+    #[error("the analysis was stopped before its end")]
+    Stopped,
 }
 
 /// The first few, in words.

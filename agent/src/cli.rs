@@ -262,7 +262,8 @@ impl From<AnalysisError> for CliError {
             | AnalysisError::NotFinite { .. }
             | AnalysisError::Rows { .. }
             | AnalysisError::Pairs { .. }
-            | AnalysisError::Perplexity { .. } => CliError::Analysis(error),
+            | AnalysisError::Perplexity { .. }
+            | AnalysisError::Stopped => CliError::Analysis(error),
         }
     }
 }

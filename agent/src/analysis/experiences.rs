@@ -73,14 +73,16 @@ impl CkaOfPair {
 
 /// CKA of every layer of a teacher with every layer of a student, for the networks after each experience: one teacher
 /// for all students, one student for all teachers, or as many of each. Test images `ids` pass through all of them.
+/// Between two pairs `is_stopped` is asked.
 ///
 /// # Errors
-/// [`AnalysisError::Pairs`], [`AnalysisError::Samples`], and as [`Network::activations`].
+/// [`AnalysisError::Pairs`], [`AnalysisError::Samples`], [`AnalysisError::Stopped`], and as [`Network::activations`].
 pub fn cka_over_experiences(
     teachers: &[Network],
     students: &[Network],
     source: &DataSource,
     ids: &[SampleId],
+    is_stopped: impl Fn() -> bool,
 ) -> Result<CkaTable, AnalysisError> {
     if !(MIN_SAMPLES..=MAX_SAMPLES).contains(&ids.len()) {
         return Err(AnalysisError::Samples { found: ids.len() });
@@ -93,6 +95,9 @@ pub fn cka_over_experiences(
     let mut pairs = Vec::with_capacity(n_pairs);
     let (mut of_teacher, mut of_student) = (None, None);
     for i in 0..n_pairs {
+        if is_stopped() {
+            return Err(AnalysisError::Stopped);
+        }
         let (teacher, student) = (&teachers[i.min(teachers.len() - 1)], &students[i.min(students.len() - 1)]);
         // The one that all the others are compared with is run once.
         if of_teacher.is_none() || teachers.len() > 1 {

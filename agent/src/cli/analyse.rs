@@ -106,7 +106,7 @@ fn cka(arguments: &CkaArguments) -> Result<(), CliError> {
         _ => (&arguments.teacher[..], &arguments.student[..]),
     };
     let (source, ids) = images(&arguments.common, arguments.samples)?;
-    let table = cka_over_experiences(&read(teachers)?, &read(students)?, &source, &ids)?;
+    let table = cka_over_experiences(&read(teachers)?, &read(students)?, &source, &ids, || false)?;
     let page = [report::cka_section(&table)];
     write(&arguments.common.out, "cka", "CKA of networks", &page, &report::cka_csv(&table), || {
         report::cka_text(&table)

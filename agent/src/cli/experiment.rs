@@ -3,7 +3,7 @@
 mod analysis;
 mod arguments;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,22 +17,30 @@ use super::children::{Host, Planned, Stop, run_agents, start_broker};
 use super::log::Log;
 use super::{CONFIG, CliError, DATA, chain, io_error, print};
 use crate::agent::AgentError;
+use crate::analysis::AnalysisError;
 use crate::config::{AgentConfig, ConfigError};
 use crate::data::DataSource;
 use crate::experiment::folder::ExperimentFolder;
 use crate::experiment::plan::{Options, Plan, Run, plan};
+use crate::experiment::preset::Design;
 use crate::experiment::result::RunResult;
 use crate::experiment::scale::{Facts, digest};
+use crate::ids::Digest;
 use crate::report::experiment::{ArmRecord, ExperimentRecord, table};
 use crate::telemetry::progress::{Progress, Whole};
+
+/// Training steps in an experience below which a study says that they are few: small networks on the digits then know
+/// an experience less well right after it than at the end.
+const FEW_STEPS: usize = 50;
 
 pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
     let (options, running) = arguments.read()?;
     let source = crate::data::load(&options.data)?;
     let facts = Facts::of(&source);
-    let plan = plan(&options, &facts, &digest(&source))?;
+    let mut plan = plan(&options, &facts, &digest(&source))?;
     // Everything that can be refused is, before hours have gone into the first run.
-    check_networks(&options, &plan, &source)?;
+    let files = check_networks(&options, &plan, &source)?;
+    name_by_content(&mut plan.settings, &files);
     drop(source);
     crate::train::runtime::load()?;
     let stop = Stop::listen().map_err(io_error("listen for", Path::new("signals")))?;
@@ -67,13 +75,19 @@ pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
     }
     let mut record = record(&results);
     record.write(&options.out)?;
+    let mut is_stopped = stop.is_set() && record.n_finished < record.n_runs;
     if record.n_finished == record.n_runs {
         log.tell("Comparing the networks of the first seed\n");
-        record.analyses = analysis::sections(&plan)?;
-        record.write(&options.out)?;
+        match analysis::sections(&plan, &stop) {
+            Err(CliError::Analysis(AnalysisError::Stopped)) => is_stopped = true,
+            sections => {
+                record.analyses = sections?;
+                record.write(&options.out)?;
+            }
+        }
     }
     let mut text = format!("{}\n", table(&record));
-    if stop.is_set() {
+    if is_stopped {
         text += "Stopped and saved; the same command goes on from here.\n";
     } else if record.n_finished < record.n_runs {
         text +=
@@ -96,7 +110,8 @@ fn run_one(
     // A broker of its own, so that nothing that an earlier run has left there is taken for this one's.
     let broker = run.exchanges().then(|| start_broker(&running.broker)).transpose()?;
     let url = broker.as_ref().map(|broker| broker.url.as_str());
-    let agents = run.agents.iter().map(|agent| planned(agent, url)).collect::<Result<Vec<_>, _>>()?;
+    let agents =
+        run.agents.iter().map(|agent| planned(agent, url, running)).collect::<Result<Vec<_>, _>>()?;
     log.tell(&format!("{}; now ", whole.text(0.0)));
     let show = |names: &[String]| Progress::of_part(log.style(running.progress), names, whole.clone());
     let host = Host { log, stop, started: Instant::now() };
@@ -106,7 +121,7 @@ fn run_one(
     Ok(Some(result))
 }
 
-fn planned(agent: &AgentConfig, broker: Option<&str>) -> Result<Planned, CliError> {
+fn planned(agent: &AgentConfig, broker: Option<&str>, running: &Running) -> Result<Planned, CliError> {
     let mut agent = agent.clone();
     let out = agent.out_dir();
     if let Some(broker) = broker {
@@ -116,20 +131,30 @@ fn planned(agent: &AgentConfig, broker: Option<&str>) -> Result<Planned, CliErro
     agent.validate(&path)?;
     let toml =
         toml::to_string(&agent).map_err(|e| ConfigError::Read { path, source: std::io::Error::other(e) })?;
-    Ok(Planned { name: agent.agent.to_string(), out, tensorboard: None, toml })
+    // In the same folders as the runs: TensorBoard names a run by its path.
+    let tensorboard = running.tensorboard.folder(agent.report.tensorboard, &running.out);
+    let tensorboard = tensorboard.map(|root| root.join(out.strip_prefix(&running.out).unwrap_or(&out)));
+    Ok(Planned { name: agent.agent.to_string(), out, tensorboard, toml })
 }
 
-/// Builds or reads each network once, and sees whether it fits the data.
-fn check_networks(options: &Options, plan: &Plan, source: &DataSource) -> Result<(), CliError> {
+/// Builds or reads each network once, and sees whether it fits the data. Those that are files, with their digests.
+fn check_networks(
+    options: &Options,
+    plan: &Plan,
+    source: &DataSource,
+) -> Result<Vec<(String, Digest)>, CliError> {
     let shape = source.train.shape;
     let input = [shape.channels, shape.height, shape.width].map(usize::from);
     let trained =
         options.teacher.as_ref().and_then(|t| t.trained.as_ref()).map(|t| t.last.display().to_string());
     let agents = plan.runs.iter().flat_map(|run| &run.agents);
     let networks: BTreeSet<String> = agents.map(|a| a.model.network.clone()).chain(trained).collect();
+    let mut files = Vec::new();
     for network in networks {
         let graph = if network.ends_with(".onnx") {
-            Graph::read(network.as_ref())?
+            let graph = Graph::read(network.as_ref())?;
+            files.push((network.clone(), Digest::of(&graph.encode())));
+            graph
         } else {
             zoo::build(&network, &BuildOptions { seed: 0, classes: plan.sizes.classes, input })?
         };
@@ -146,7 +171,17 @@ fn check_networks(options: &Options, plan: &Plan, source: &DataSource) -> Result
             }));
         }
     }
-    Ok(())
+    Ok(files)
+}
+
+/// Has settings name a network that is a file by what is in it: another file may come to lie in its place.
+fn name_by_content(settings: &mut BTreeMap<String, String>, files: &[(String, Digest)]) {
+    for (path, digest) in files {
+        let is_it = |value: &&mut String| **value == toml::Value::from(path.as_str()).to_string();
+        for value in settings.values_mut().filter(is_it) {
+            *value += &format!(", digest {}", digest.short());
+        }
+    }
 }
 
 fn name(plan: &Plan, run: &Run) -> String {
@@ -160,7 +195,31 @@ fn describe(options: &Options, plan: &Plan, facts: &Facts) -> String {
     for (key, value) in &plan.settings {
         text += &format!("  {key} = {value}\n");
     }
+    for note in notes(options, plan, facts) {
+        text += &format!("note: {note}\n");
+    }
     text
+}
+
+/// What one must know to read the results.
+fn notes(options: &Options, plan: &Plan, facts: &Facts) -> Vec<String> {
+    let mut notes = Vec::new();
+    let n_steps = plan.fewest_steps(facts);
+    if n_steps < FEW_STEPS {
+        notes.push(format!(
+            "Only {n_steps} training steps in an experience, too few to learn much: take more epochs (train.epochs, by \
+             --set or --teacher-set) or a larger --scale."
+        ));
+    }
+    let is_by_experience = options.preset.design == Design::Guided { by_experience: true };
+    if is_by_experience && options.teacher.as_ref().is_some_and(|teacher| !teacher.keep_order) {
+        notes.push(
+            "Teacher and student meet the classes in different orders: the teacher of experience i may not know the \
+             student's classes of experience i (--keep-order gives both the same order)."
+                .to_owned(),
+        );
+    }
+    notes
 }
 
 fn data(options: &Options, plan: &Plan, facts: &Facts) -> String {
@@ -202,8 +261,36 @@ fn record(options: &Options, plan: &Plan, facts: &Facts, results: &[Option<RunRe
         arms: arms.collect(),
         baseline: plan.baseline,
         teacher: runs_of(None).into_iter().next().map(|(_, run)| run),
+        notes: notes(options, plan, facts),
         n_runs: plan.runs.len(),
         n_finished: finished().count(),
         analyses: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_in_a_file_is_known_by_its_content() {
+        let settings = || {
+            let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+            let all = [("student.model.network", "\"my.onnx\""), ("teacher.model.network", "\"resnet32\"")];
+            BTreeMap::from(all.map(pair))
+        };
+        let named = |content: &[u8]| {
+            let mut settings = settings();
+            name_by_content(&mut settings, &[("my.onnx".to_owned(), Digest::of(content))]);
+            settings
+        };
+        let (one, other) = (named(b"one"), named(b"other"));
+        assert_eq!(
+            one["student.model.network"],
+            format!("\"my.onnx\", digest {}", Digest::of(b"one").short())
+        );
+        assert_ne!(one, other);
+        assert_eq!(one["teacher.model.network"], "\"resnet32\"");
+        assert_eq!(one, named(b"one"));
     }
 }

@@ -99,6 +99,23 @@ pub struct Plan {
     pub settings: BTreeMap<String, String>,
 }
 
+impl Plan {
+    /// Training steps in an experience of the run that has the fewest, about.
+    pub fn fewest_steps(&self, facts: &Facts) -> usize {
+        let steps = |agent: &AgentConfig| {
+            let of_class = match agent.data.samples_per_class {
+                0 => facts.train_per_class,
+                n => n.min(facts.train_per_class),
+            };
+            let is_joint = agent.strategy.strategy().trains_on == TrainsOn::Everything;
+            let n_experiences = if is_joint { 1 } else { agent.stream.experiences };
+            let samples = of_class * self.sizes.classes / n_experiences;
+            samples.div_ceil(agent.train.batch_size) * agent.train.epochs as usize
+        };
+        self.runs.iter().flat_map(|run| &run.agents).map(steps).min().unwrap_or(0)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(transparent)]

@@ -37,6 +37,8 @@ pub struct ExperimentRecord {
     pub baseline: Option<usize>,
     /// The teacher that was trained first.
     pub teacher: Option<RunResult>,
+    /// What one must know to read the results, in sentences.
+    pub notes: Vec<String>,
     pub n_runs: usize,
     pub n_finished: usize,
     /// Sections of the page about the networks, as HTML.
@@ -168,6 +170,9 @@ impl ExperimentRecord {
                 plural(self.n_runs, "run")
             );
         }
+        for note in &self.notes {
+            text += &format!(" {note}");
+        }
         text
     }
 
@@ -227,6 +232,7 @@ mod tests {
             ],
             baseline: Some(1),
             teacher: None,
+            notes: Vec::new(),
             n_runs: 4,
             n_finished: 4,
             analyses: vec!["<h2>Similarity</h2>".to_owned()],

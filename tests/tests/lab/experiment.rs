@@ -179,13 +179,22 @@ fn a_teacher_is_trained_once_and_guides_every_seed() {
         ("splitcifar100-pretrained", vec!["--teacher-set", "train.epochs=3", "--keep-order"]),
     ] {
         let out = folder.path().join(name);
-        let more =
-            [&["--teacher-network", "digits-cnn", "--set", "train.epochs=3"], more.as_slice()].concat();
+        let common = ["--teacher-network", "digits-cnn", "--set", "train.epochs=3", "--tensorboard"];
+        let more = [&common, more.as_slice()].concat();
         let output = run(dkt(tiny(&[name], &out, &more)));
         succeeded(&output);
-        assert!(output.stdout.contains("The teacher ("), "{}", output.stdout);
+        for says in ["The teacher (", "Only 6 training steps in an experience"] {
+            assert!(output.stdout.contains(says), "no `{says}` in:\n{}", output.stdout);
+        }
+        assert!(!output.stdout.contains("may not know"), "{}", output.stdout);
         let html = fs::read_to_string(out.join("report.html")).unwrap();
         assert!(html.contains("<h2>Similarity of layers</h2>") && !html.contains("not drawn"));
+        assert!(html.contains(", cl, the teacher itself</figcaption>"), "{html}");
+        let boards = files(&out.join("tensorboard"));
+        for run in ["teacher/seed-1000", "guided/seed-0/student", "alone/seed-1/student"] {
+            let folder = out.join("tensorboard").join(run);
+            assert!(boards.iter().any(|(path, _)| path.starts_with(&folder)), "{name}: {run}: {boards:?}");
+        }
         let results = results(&out);
         assert_eq!((results["runs"].as_u64(), results["finished"].as_u64()), (Some(5), Some(5)), "{name}");
         for row in rows(&out).iter().filter(|row| row[4] == "teacher_share") {
@@ -200,6 +209,7 @@ fn a_teacher_is_trained_once_and_guides_every_seed() {
     let from = ["--teacher-from", teacher.to_str().unwrap(), "--no-control", "--set", "train.epochs=3"];
     let output = run(dkt(tiny(&["splitcifar100-pretrained"], &out, &from)));
     succeeded(&output);
+    assert!(output.stdout.contains("may not know the student's classes"), "{}", output.stdout);
     assert_eq!(results(&out)["runs"].as_u64(), Some(2));
     assert_eq!(files(&teacher), before);
 }
@@ -230,6 +240,13 @@ fn what_cannot_be_run_is_refused_before_anything_is() {
         (&["step-training"], &["--set", "stream.experiences=3"], 78, "do not divide into 3"),
         (&["cifar100-training"], &["--teacher-network", "resnet7"], 65, "resnet7"),
         (&["cifar100-training"], &["--teacher-from", "nowhere"], 66, "no teacher in `nowhere`"),
+        (
+            &["splitcifar100-pretrained"],
+            &["--teacher-set", "stream.experiences=2"],
+            78,
+            "would be 2, expected 5",
+        ),
+        (&["strategies"], &["--set", "strategy.name=replay"], 2, "use --strategies"),
         (&["strategies"], &["--strategies", "icarl"], 2, "expected one of naive"),
     ] {
         let output = run(dkt(tiny(name, &out, more)));

@@ -43,3 +43,15 @@ fn layers_of_other_networks_are_matched_by_their_share_of_the_way() {
     assert_eq!(to_one.iter().map(|m| m.student).collect::<Vec<_>>(), [0, 0]);
     assert!(pair(&["u"], &[CL_LOGITS]).same_depth().is_empty());
 }
+
+#[test]
+fn a_comparison_ends_where_it_is_stopped() {
+    let source = crate::data::load("digits").unwrap();
+    let options = dkt_models::zoo::BuildOptions { seed: 0, classes: 10, input: [1, 8, 8] };
+    let graph = dkt_models::zoo::build("digits-cnn", &options).unwrap();
+    let network = Network::new("digits-cnn.onnx".as_ref(), graph).unwrap();
+    let ids: Vec<SampleId> = (0..8).map(SampleId).collect();
+    let networks = std::slice::from_ref(&network);
+    let stopped = cka_over_experiences(networks, networks, &source, &ids, || true);
+    assert!(matches!(stopped, Err(AnalysisError::Stopped)), "{stopped:?}");
+}

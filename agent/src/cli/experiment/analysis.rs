@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use super::super::CliError;
+use super::super::children::Stop;
 use crate::analysis::experiences::cka_over_experiences;
 use crate::analysis::features::{Of, tsne_of_features};
 use crate::analysis::network::Network;
-use crate::analysis::{MIN_SAMPLES, samples, tsne};
+use crate::analysis::{AnalysisError, MIN_SAMPLES, samples, tsne};
 use crate::config::AgentConfig;
 use crate::experiment::plan::{Plan, Run};
 use crate::experiment::teacher::{LAST, checkpoint};
@@ -17,7 +18,10 @@ const SAMPLES: usize = 500;
 
 /// Sections of the report: layers of teacher and student after each experience, or of the first two learners at
 /// the end, and the features of the final networks.
-pub(super) fn sections(plan: &Plan) -> Result<Vec<String>, CliError> {
+///
+/// # Errors
+/// [`AnalysisError::Stopped`] if `stop` is set before the end; and what keeps networks from being compared.
+pub(super) fn sections(plan: &Plan, stop: &Stop) -> Result<Vec<String>, CliError> {
     let of_arm = |arm| plan.runs.iter().find(|run| run.arm == Some(arm));
     let Some(treated) = of_arm(0) else { return Ok(Vec::new()) };
     let config = &treated.agents[0];
@@ -30,7 +34,8 @@ pub(super) fn sections(plan: &Plan) -> Result<Vec<String>, CliError> {
     }
     let mut sections = Vec::new();
     if let Some((teachers, students)) = pair(treated) {
-        let table = cka_over_experiences(&read(&teachers)?, &read(&students)?, &source, &ids)?;
+        let table =
+            cka_over_experiences(&read(&teachers)?, &read(&students)?, &source, &ids, || stop.is_set())?;
         sections.push(cka_section(&table));
     }
     let defaults = tsne::Options::default();
@@ -38,10 +43,13 @@ pub(super) fn sections(plan: &Plan) -> Result<Vec<String>, CliError> {
         tsne::Options { perplexity: defaults.perplexity.min((ids.len() - 1) as f64 / 3.0), ..defaults };
     let finals: Vec<PathBuf> =
         (0..plan.arms.len()).filter_map(of_arm).flat_map(|run| &run.agents).map(last).collect();
-    let maps = read(&finals)?
-        .iter()
-        .map(|network| tsne_of_features(network, Of::Features, &source, &ids, &options))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut maps = Vec::with_capacity(finals.len());
+    for network in read(&finals)? {
+        if stop.is_set() {
+            return Err(AnalysisError::Stopped.into());
+        }
+        maps.push(tsne_of_features(&network, Of::Features, &source, &ids, &options)?);
+    }
     sections.push(tsne_section(&maps));
     Ok(sections)
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Subcommand, ValueEnum};
 
 use super::super::CliError;
+use super::super::run::TensorBoardArguments;
 use crate::config::lab::EMBEDDED;
 use crate::experiment::overrides::Override;
 use crate::experiment::plan::{MAX_AGENTS, Options, TEACHER_SEED, TeacherOptions};
@@ -105,6 +106,8 @@ struct Common {
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = Style::Auto)]
     progress: Style,
+    #[command(flatten)]
+    tensorboard: TensorBoardArguments,
 }
 
 #[derive(clap::Args)]
@@ -173,6 +176,9 @@ fn strategy(name: &str) -> Result<&'static Strategy, String> {
 pub(super) struct Running {
     pub broker: String,
     pub progress: Style,
+    pub tensorboard: TensorBoardArguments,
+    /// The experiment's folder.
+    pub out: PathBuf,
 }
 
 impl Arguments {
@@ -217,6 +223,7 @@ impl Arguments {
                     common.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("teacher-{kind}")));
                 let seeds = common.seeds.clone().unwrap_or(Seeds(vec![TEACHER_SEED]));
                 let (options, running) = common.read("teacher");
+                let running = Running { out: out.clone(), ..running };
                 Ok((Options { recipe: recipe(kind), seeds: seeds.0, out, ..options }, running))
             }
         }
@@ -245,7 +252,8 @@ impl Common {
             set: self.set,
             out: self.out.unwrap_or_else(|| Path::new("runs").join(name)),
         };
-        (options, Running { broker: EMBEDDED.to_owned(), progress: self.progress })
+        let (progress, tensorboard, out) = (self.progress, self.tensorboard, options.out.clone());
+        (options, Running { broker: EMBEDDED.to_owned(), progress, tensorboard, out })
     }
 }
 

@@ -231,6 +231,22 @@ fn what_the_user_sets_wins_and_the_rest_follows() {
 }
 
 #[test]
+fn steps_are_those_of_the_run_that_has_the_fewest() {
+    let steps = |scale, set: &[&str]| {
+        let options = Options { scale, ..options("strategies", set) };
+        planned(&options, &DIGITS).fewest_steps(&DIGITS)
+    };
+    // 2 classes of 20 samples in mini-batches of 32; a joint run, which has all at once, has more.
+    assert_eq!(steps(0.05, &[]), 5 * 2);
+    assert_eq!(steps(0.05, &["train.epochs=30", "train.batch_size=8"]), 30 * 5);
+    assert_eq!(steps(0.05, &["data.samples_per_class=64"]), 5 * 4);
+    // The teacher's count as well.
+    let mut guided = options("splitcifar100-pretrained", &[]);
+    guided.teacher.as_mut().unwrap().set = vec!["train.epochs=3".parse().unwrap()];
+    assert_eq!(planned(&guided, &DIGITS).fewest_steps(&DIGITS), 3 * 9);
+}
+
+#[test]
 fn settings_tell_experiments_apart_and_not_their_runs() {
     let base = planned(&options("step-training", &[]), &DIGITS).settings;
     let more = Options { seeds: vec![7], threads: 4, control: false, ..options("step-training", &[]) };

@@ -135,10 +135,16 @@ fn mean_curve(runs: &[Vec<f64>]) -> Vec<f64> {
     (0..n).filter_map(|i| statistics::mean(&runs.iter().map(|run| run[i]).collect::<Vec<_>>())).collect()
 }
 
-/// Of the first seed, whose accuracies are as good an example as any.
+/// Of the teacher's own continual-learning head, and of the first seed, whose accuracies are as good an example as any.
 fn matrices(html: &mut String, record: &ExperimentRecord) {
     html.push_str("<h2>Accuracy matrices of the first seed</h2>\n");
     let first = |arm: &ArmRecord| arm.runs.first().cloned();
+    let teacher = record.teacher.iter().flat_map(|run| &run.agents);
+    let teacher = teacher.flat_map(|a| a.heads.iter().filter(|h| h.head == "cl").map(move |h| (a, h)));
+    for (agent, head) in teacher {
+        let caption = format!("{}, {}, the teacher itself", agent.agent, head.head);
+        figure(html, plots::matrix(&head.matrix), &caption);
+    }
     for (arm, (seed, run)) in record.arms.iter().filter_map(|arm| Some((arm, first(arm)?))) {
         for agent in &run.agents {
             for head in agent.heads.iter().filter(|head| !arm.is_untrained(&head.head)) {
