@@ -225,17 +225,19 @@ fn notes(options: &Options, plan: &Plan, facts: &Facts) -> Vec<String> {
 fn data(options: &Options, plan: &Plan, facts: &Facts) -> String {
     let sizes = &plan.sizes;
     let part = |used: Option<usize>, all: usize| match used {
-        Some(used) => format!("{used} of {all}"),
-        None => "all".to_owned(),
+        Some(used) if used > 0 => format!("{used} of {all}"),
+        _ => "all".to_owned(),
     };
+    // Of what is compared, which comes last: `--set` may have changed what the scale says.
+    let used = plan.runs.last().and_then(|run| run.agents.first()).map(|agent| &agent.data);
     format!(
         "`{}` ({}), {} experiences of {} classes, {} training and {} test samples of each class",
         options.data,
         facts.shape,
         sizes.experiences,
         sizes.classes / sizes.experiences,
-        part(sizes.train_per_class, facts.train_per_class),
-        part(sizes.test_per_class, facts.test_per_class)
+        part(used.map(|data| data.samples_per_class), facts.train_per_class),
+        part(used.map(|data| data.test_samples_per_class), facts.test_per_class)
     )
 }
 

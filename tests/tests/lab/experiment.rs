@@ -56,12 +56,20 @@ fn succeeded(output: &Output) {
 fn learners_teach_each_other_and_are_compared_with_the_control() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let arguments = tiny(&["step-training"], &out, &["--set", "train.epochs=20"]);
+    let arguments = tiny(
+        &["step-training"],
+        &out,
+        &["--set", "train.epochs=20", "--set", "data.test_samples_per_class=12"],
+    );
     let output = run(dkt(&arguments));
     succeeded(&output);
-    for says in
-        ["At scale 0.01", "exchange on - exchange off", "Differences within each seed", "2 seeds (0, 1)"]
-    {
+    for says in [
+        "At scale 0.01",
+        "20 of 139 training and 12 of 35 test samples",
+        "exchange on - exchange off",
+        "Differences within each seed",
+        "2 seeds (0, 1)",
+    ] {
         assert!(output.stdout.contains(says), "no `{says}` in:\n{}", output.stdout);
     }
     assert!(output.stderr.contains("student.train.epochs = 20"), "{}", output.stderr);
@@ -85,7 +93,11 @@ fn learners_teach_each_other_and_are_compared_with_the_control() {
     );
     assert_eq!(files(&out.join("exchange-on/seed-0")), seed_0);
     // Another experiment has no place in the folder.
-    let other = tiny(&["step-training"], &out, &["--set", "train.epochs=21"]);
+    let other = tiny(
+        &["step-training"],
+        &out,
+        &["--set", "train.epochs=21", "--set", "data.test_samples_per_class=12"],
+    );
     let refused = run(dkt(&other));
     assert_eq!(refused.code, Some(78), "{}", refused.stderr);
     let says = "expected student.train.epochs = 21, found 20";
@@ -189,7 +201,7 @@ fn a_teacher_is_trained_once_and_guides_every_seed() {
         assert!(!output.stdout.contains("may not know"), "{}", output.stdout);
         let html = fs::read_to_string(out.join("report.html")).unwrap();
         assert!(html.contains("<h2>Similarity of layers</h2>") && !html.contains("not drawn"));
-        assert!(html.contains(", cl, the teacher itself</figcaption>"), "{html}");
+        assert!(html.contains(", continual-learning head, the teacher itself</figcaption>"), "{html}");
         let boards = files(&out.join("tensorboard"));
         for run in ["teacher/seed-1000", "guided/seed-0/student", "alone/seed-1/student"] {
             let folder = out.join("tensorboard").join(run);

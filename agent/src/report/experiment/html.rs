@@ -142,8 +142,8 @@ fn matrices(html: &mut String, record: &ExperimentRecord) {
     let teacher = record.teacher.iter().flat_map(|run| &run.agents);
     let teacher = teacher.flat_map(|a| a.heads.iter().filter(|h| h.head == "cl").map(move |h| (a, h)));
     for (agent, head) in teacher {
-        let caption = format!("{}, {}, the teacher itself", agent.agent, head.head);
-        figure(html, plots::matrix(&head.matrix), &caption);
+        let caption = format!("{}, {}, the teacher itself", agent.agent, page::head(&head.head));
+        figure(html, &heatmap::accuracies(&head.matrix), &caption, "");
     }
     for (arm, (seed, run)) in record.arms.iter().filter_map(|arm| Some((arm, first(arm)?))) {
         for agent in &run.agents {
