@@ -8,6 +8,9 @@ use super::page::Table;
 use super::record::LabRecord;
 use crate::config::AgentConfig;
 
+/// Runs by their arms and their places in them.
+type Runs = Vec<(usize, usize)>;
+
 /// A key, its value as in TOML, and the agents that have it.
 type Setting = (String, String, String);
 
@@ -52,8 +55,8 @@ pub(super) fn tables(record: &LabRecord) -> String {
 /// Settings of the keys that are shown, and of those that are folded.
 fn settings(record: &LabRecord) -> (Vec<Setting>, Vec<Setting>) {
     let defaults = defaults();
-    // Of each key, which runs, by arm and place, have which value.
-    let mut keys: BTreeMap<String, Vec<(Value, Vec<(usize, usize)>)>> = BTreeMap::new();
+    // Of each key, which runs have which value.
+    let mut keys: BTreeMap<String, Vec<(Value, Runs)>> = BTreeMap::new();
     for (a, arm) in record.arms.iter().enumerate() {
         for (i, started) in
             arm.agents.iter().enumerate().filter_map(|(i, run)| Some((i, run.started.as_ref()?)))

@@ -160,7 +160,7 @@ fn settings(html: &mut String, record: &ExperimentRecord) {
     html.push_str("<h2>Settings</h2>\n");
     paragraph(
         html,
-        "What the experiment sets; all keys of an agent, with those that have their defaults, are in the agent.toml of its run.",
+        "What the experiment sets. Each agent's agent.toml, in the folder of its run, has all keys.",
     );
     let mut table = Table::new(&["key", "value"], [""; 0]);
     for (key, value) in &record.settings {
