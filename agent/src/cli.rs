@@ -6,6 +6,7 @@ mod children;
 mod data;
 mod eval;
 mod experiment;
+mod keys;
 mod log;
 mod model;
 mod run;
@@ -28,6 +29,7 @@ use crate::experiment::folder::FolderError;
 use crate::experiment::plan::PlanError;
 use crate::experiment::result::ResultError;
 use crate::experiment::teacher::TeacherError;
+use crate::keys::KeysError;
 use crate::stream::StreamError;
 use crate::train::checkpoint::CheckpointError;
 use crate::train::runtime::RuntimeError;
@@ -60,6 +62,9 @@ enum Command {
     Experiment(experiment::Arguments),
     /// Run an MQTT broker for trying things out (no security; loopback by default)
     Broker(broker::Arguments),
+    /// Make and keep the certificates and keys of a lab
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Evaluate a dual-head ONNX model on test data, without ONNX Runtime
     Eval(eval::Arguments),
     /// Inspect data sets
@@ -115,6 +120,8 @@ pub(crate) enum CliError {
     RunResult(#[from] ResultError),
     #[error(transparent)]
     Teacher(#[from] TeacherError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error("cannot {action} `{}`", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` would be overwritten by what is made of it; choose another output", .path.display())]
@@ -167,6 +174,22 @@ impl CliError {
             CliError::RunResult(_) => DATA,
             CliError::Teacher(TeacherError::None { .. }) => NO_INPUT,
             CliError::Teacher(_) => CONFIG,
+            CliError::Keys(e) => match e {
+                KeysError::Io { .. } | KeysError::Write(_) => IO,
+                KeysError::Known { .. }
+                | KeysError::Unknown { .. }
+                | KeysError::Address { .. }
+                | KeysError::Occupied { .. } => USAGE,
+                KeysError::NoKeys { .. } => NO_INPUT,
+                KeysError::InUse { .. } => UNAVAILABLE,
+                KeysError::Register { .. }
+                | KeysError::Version { .. }
+                | KeysError::Leftover { .. }
+                | KeysError::TooLong { .. }
+                | KeysError::Pem { .. } => DATA,
+                KeysError::AuthorityEnded { .. } => CONFIG,
+                KeysError::Random | KeysError::Make(_) => 1,
+            },
             CliError::Data(DataError::Unknown { .. }) | CliError::NoLab { .. } => NO_INPUT,
             CliError::Model(_)
             | CliError::Graph(_)
@@ -276,6 +299,7 @@ pub fn main() -> ExitCode {
         Command::Testbed(arguments) => testbed::run(arguments, &log),
         Command::Experiment(arguments) => experiment::run(arguments, &log),
         Command::Broker(arguments) => broker::run(arguments),
+        Command::Keys(command) => keys::run(command),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Analyse(command) => analyse::run(command),

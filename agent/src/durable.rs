@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// End of the name of a file that is being written; it begins with a full stop.
@@ -26,6 +27,18 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Wri
 /// # Errors
 /// [`WriteError`]; `path` is as before then, unless it was the folder that could not be synced.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    write_with_mode(path, bytes, 0o666)
+}
+
+/// As [`write`], for nobody's eyes but this user's: mode 0600 from the first byte on.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteError> {
     // The parent of a bare file name is the empty path, which cannot be opened.
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| failed("write", path)(io::ErrorKind::IsADirectory.into()))?;
@@ -33,7 +46,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     temporary.push(name);
     temporary.push(TEMPORARY_SUFFIX);
     let temporary = folder.join(temporary);
-    let written = File::create(&temporary)
+    let mut options = File::options();
+    let written = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)
         .and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
@@ -54,6 +73,15 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 /// [`WriteError`].
 pub fn create_dir(path: &Path) -> Result<(), WriteError> {
     fs::create_dir_all(path).map_err(failed("create the folder", path))
+}
+
+/// As [`create_dir`], with mode 0700 for each folder that is made.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn create_private_dir(path: &Path) -> Result<(), WriteError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).map_err(failed("create the folder", path))
 }
 
 #[cfg(test)]

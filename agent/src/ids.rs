@@ -76,6 +76,11 @@ name! {
     FleetId
 }
 
+name! {
+    /// A site whose broker is joined to another's by a bridge.
+    SiteId
+}
+
 /// Index of a sample in the training split of its data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SampleId(pub u32);

@@ -15,6 +15,7 @@ pub mod eval;
 pub mod exchange;
 pub mod experiment;
 pub mod ids;
+pub mod keys;
 pub mod membership;
 pub mod report;
 pub mod strategy;

@@ -59,12 +59,12 @@ impl Mosquitto {
     }
 
     /// The broker of a lab with TLS and access control: `lab.conf` and `lab.acl`, installed in a folder of its own,
-    /// with certificates for `agents` made by `make-certs.sh`.
+    /// with certificates for `agents` as `dkt keys` makes them.
     ///
     /// # Panics
     /// If it does not start.
     pub fn lab(agents: &[&str]) -> Self {
-        Mosquitto::installed(agents, |_| ())
+        Mosquitto::lab_with(agents, |_, _| ())
     }
 
     /// As [`Mosquitto::lab`], at a site that `bridge.conf` joins to `hub`.
@@ -72,35 +72,69 @@ impl Mosquitto {
     /// # Panics
     /// If it does not start.
     pub fn bridged(agents: &[&str], hub: &Mosquitto) -> Self {
-        Mosquitto::installed(agents, |installed| {
+        Mosquitto::lab_with(agents, |installed, _| {
             let shipped =
                 fs::read_to_string(repository("broker-config/bridge.conf")).expect("bridge.conf is text");
             let config = replaced(&shipped, INSTALLED, &installed.display().to_string());
             let address = format!("\naddress 127.0.0.1:{}\n", hub.port);
             let config = replaced(&config, "\naddress hub.example:8883\n", &address);
             fs::write(installed.join("conf.d/bridge.conf"), config).expect("bridge.conf is written");
-            hub.certificates().give_bridge(&installed.join("certs"));
+            let certs = installed.join("certs/bridge");
+            fs::create_dir(&certs).expect("a folder is made");
+            hub.certificates().give_bridge(&certs);
         })
     }
 
-    /// Installs a lab's broker in a folder, lets `add` put more there, and starts it.
-    fn installed(agents: &[&str], add: impl FnOnce(&Path)) -> Self {
+    /// As [`Mosquitto::lab`], after `change` has changed what is installed in a folder, or the lab's certificates.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn lab_with(agents: &[&str], change: impl FnOnce(&Path, &Certificates)) -> Self {
         let folder = tempfile::tempdir().expect("a folder is made");
-        let installed = folder.path();
+        let installed = folder.path().join("broker");
         let port = free_port();
         let shipped = fs::read_to_string(repository("broker-config/lab.conf")).expect("lab.conf is text");
         let config = replaced(&shipped, INSTALLED, &installed.display().to_string());
         let config = replaced(&config, "\nlistener 8883\n", &format!("\nlistener {port} 127.0.0.1\n"));
         let file = installed.join("lab.conf");
+        for folder in ["state", "conf.d", "certs"] {
+            fs::create_dir_all(installed.join(folder)).expect("a folder is made");
+        }
         fs::write(&file, config).expect("lab.conf is written");
         fs::copy(repository("broker-config/lab.acl"), installed.join("lab.acl")).expect("lab.acl is copied");
-        for folder in ["state", "conf.d"] {
-            fs::create_dir(installed.join(folder)).expect("a folder is made");
-        }
-        let certificates = Certificates::make(&installed.join("certs"), agents);
-        add(installed);
-        open_to_all(installed);
+        let certificates = Certificates::make(&folder.path().join("keys"), agents);
+        change(&installed, &certificates);
+        certificates.give_broker(&installed.join("certs"));
+        set_mode(folder.path(), 0o755);
+        open_to_all(&installed);
         Mosquitto::start(file, port, Some(certificates), Some(folder))
+    }
+
+    /// Gives a lab's broker the list of revoked certificates as it is now, and has it read its files again.
+    ///
+    /// # Panics
+    /// If it is none, or does not run.
+    pub fn reload(&self) {
+        let installed = self.config.parent().expect("the configuration is in a folder");
+        self.certificates().give_broker(&installed.join("certs"));
+        open_to_all(&installed.join("certs"));
+        self.process.as_ref().expect("the broker runs").hang_up();
+        self.wait_for_log("Reloading config");
+    }
+
+    /// Waits for the next line of its log that has `text` in it; those before it are passed over.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_log(&self, text: &str) {
+        let process = self.process.as_ref().expect("the broker runs");
+        let deadline = Deadline::default();
+        while let Ok(Some(line)) = process.stderr.next(deadline) {
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("waited for `{text}` in the broker's log:\n{}", self.log());
     }
 
     fn start(
@@ -169,12 +203,16 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 fn open_to_all(path: &Path) {
     let is_folder = path.is_dir();
     let mode = if is_folder { 0o777 } else { 0o666 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
+    set_mode(path, mode);
     if is_folder {
         for entry in fs::read_dir(path).expect("the folder is ours") {
             open_to_all(&entry.expect("the folder is ours").path());
         }
     }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
 }
 
 /// On the `PATH`, or where Debian puts brokers.

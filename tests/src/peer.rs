@@ -2,12 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
 
 use dkt_agent::config::TlsConfig;
 use rumqttc::{
-    Client, Connection, ConnectionError, Event, MqttOptions, Packet, QoS, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    Client, Connect, Connection, ConnectionError, Disconnect, Event, LastWill, MqttOptions, Packet, Publish,
+    QoS, Subscribe, SubscribeReasonCode, TlsConfiguration, Transport,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::deadline::Deadline;
 
@@ -36,7 +42,24 @@ impl Peer {
         id: &str,
         tls: Option<(&TlsConfig, bool)>,
     ) -> Result<Self, Box<ConnectionError>> {
+        Peer::connect_with_will(port, id, tls, None)
+    }
+
+    /// As [`Peer::connect`], with a last will, which is retained: its topic and payload. It is said when the peer is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] if the broker refuses.
+    pub fn connect_with_will(
+        port: u16,
+        id: &str,
+        tls: Option<(&TlsConfig, bool)>,
+        will: Option<(&str, &str)>,
+    ) -> Result<Self, Box<ConnectionError>> {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
+        if let Some((topic, payload)) = will {
+            options.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, true));
+        }
         options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
         if let Some((tls, shown)) = tls {
             // Only the first call installs it; the others find it there.
@@ -65,6 +88,31 @@ impl Peer {
             _ => None,
         })
         .expect("the connection holds")
+    }
+
+    /// What was delivered until the broker answers one more request.
+    ///
+    /// # Panics
+    /// If the connection breaks.
+    pub fn delivered_until_now(&mut self) -> Vec<Delivered> {
+        self.subscribe("nothing/is/here");
+        self.delivered.drain(..).collect()
+    }
+
+    /// What was delivered before a message that is allowed, under `topic`.
+    ///
+    /// # Panics
+    /// If that does not come, or the connection breaks.
+    pub fn delivered_before(&mut self, topic: &str) -> Vec<Delivered> {
+        let mut before = Vec::new();
+        self.find(topic, |delivered| {
+            let is_last = delivered.topic == topic;
+            if !is_last {
+                before.push(delivered.clone());
+            }
+            is_last.then_some(())
+        });
+        before
     }
 
     /// Publishes and waits until the broker has taken it. That it delivers it to others does not follow.
@@ -127,4 +175,57 @@ impl Peer {
         }
         Ok(Some(packet))
     }
+}
+
+/// Says everything at once, without waiting to be let in: connects with a last will, subscribes to everything,
+/// publishes, once retained and once not, and goes. Will and publications are under `topic`. Comes back with what the
+/// broker has answered, when it has ended the connection.
+///
+/// # Panics
+/// If the client's own files are not there, or the broker does not end the connection.
+pub fn shout(port: u16, (tls, shown): (&TlsConfig, bool), id: &str, topic: &str, payload: &str) -> Vec<u8> {
+    let mut connect = Connect::new(id);
+    connect.last_will = Some(LastWill::new(topic, payload, QoS::AtMostOnce, true));
+    let mut subscribe = Subscribe::new("#", QoS::AtMostOnce);
+    subscribe.pkid = 1;
+    let mut publish = Publish::new(topic, QoS::AtMostOnce, payload);
+    let mut packets = Default::default();
+    let mut written = connect.write(&mut packets).and(subscribe.write(&mut packets));
+    for retain in [false, true] {
+        publish.retain = retain;
+        written = written.and(publish.write(&mut packets));
+    }
+    written.and(Disconnect.write(&mut packets)).expect("the packets are well formed");
+
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(&tls.ca).expect("the authority's certificate is there");
+    roots.add(ca).expect("it is an authority's");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(roots);
+    let config = if shown {
+        let chain = vec![CertificateDer::from_pem_file(&tls.cert).expect("the certificate is there")];
+        let key = PrivateKeyDer::from_pem_file(&tls.key).expect("the key is there");
+        config.with_client_auth_cert(chain, key).expect("certificate and key belong together")
+    } else {
+        config.with_no_client_auth()
+    };
+    let server = ServerName::try_from("127.0.0.1").expect("it is an address");
+    let connection = ClientConnection::new(Arc::new(config), server).expect("it can be connected to");
+    let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the broker listens");
+    socket.set_read_timeout(Some(Deadline::default().left())).expect("a time is set");
+    let mut stream = StreamOwned::new(connection, socket);
+    // A broker that refuses may break the connection at any moment.
+    let _ = stream.write_all(&packets).and_then(|()| stream.flush());
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_ne!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock,
+            "waited for the broker to end the connection"
+        );
+    }
+    answer
 }

@@ -93,6 +93,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the process is there");
     }
 
+    /// Asks it to read its files again, which is what a service makes of a closed terminal.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("the process is there");
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("the process is there");

@@ -68,6 +68,18 @@ pub enum ExchangeError {
     Pem { path: PathBuf, expected: &'static str, source: rustls::pki_types::pem::Error },
     #[error("certificate `{}` and key `{}` cannot be used together", .cert.display(), .key.display())]
     KeyPair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("`{}`: expected a certificate (X.509)", .path.display())]
+    NoCertificate { path: PathBuf, source: x509_parser::error::X509Error },
+    #[error(
+        "certificate `{}`: expected the agent's name `{expected}` as its common name, found `{found}`; give the agent its own certificate, or set `agent`",
+        .path.display()
+    )]
+    CommonName { path: PathBuf, expected: AgentId, found: String },
+    #[error(
+        "certificate `{}`: expected one that is good today, {today}, found one from {from} to {until}; `dkt keys renew` makes another, unless it is the clock that is wrong",
+        .path.display()
+    )]
+    Validity { path: PathBuf, today: time::Date, from: time::Date, until: time::Date },
     #[error(
         "no connection to the broker at {url} within {seconds:.0} s; is it running there? `dkt broker` starts one for trying things out, and `exchange.enabled = false` trains without"
     )]
@@ -93,14 +105,14 @@ pub struct ConnectionConfig {
 
 impl ConnectionConfig {
     /// # Errors
-    /// [`ExchangeError::Url`]; [`ExchangeError::Certificate`] if a PEM file cannot be read.
+    /// [`ExchangeError::Url`], and those of certificates and keys that cannot be read or are not this agent's.
     pub fn new(config: &AgentConfig) -> Result<Self, ExchangeError> {
         let exchange = &config.exchange;
         let (host, port) = parse_url(&exchange.broker)?;
         let tls = exchange
             .tls
             .as_ref()
-            .map(tls::client_config)
+            .map(|tls| tls::client_config(tls, &config.agent))
             .transpose()?
             .map(|c| TlsConfiguration::Rustls(Arc::new(c)));
         Ok(ConnectionConfig {

@@ -10,6 +10,7 @@ mod data;
 mod embedded;
 mod exchange;
 mod experiment;
+mod keys;
 mod learning;
 mod logs;
 mod metrics;

@@ -465,6 +465,15 @@ fn wrong_tls_files_are_named_before_anything_connects() {
     check("no key", &["rubbish.pem", "expected a private key"], &|tls| tls.key = rubbish.clone());
     let bobs = certificates.of("bob").key;
     check("another's key", &["cannot be used together"], &|tls| tls.key = bobs.clone());
+    let not_hers = ["bob/cert.pem`: expected the agent's name `alice` as its common name, found `bob`"];
+    check("another's certificate", &not_hers, &|tls| *tls = certificates.of("bob"));
+    let expired = certificates.sign("expired", "alice", (2020, 2021));
+    let ended =
+        ["expected one that is good today, ", "found one from 2020-01-01 to 2021-01-01", "dkt keys renew"];
+    check("a certificate that has ended", &ended, &|tls| *tls = expired.clone());
+    let broken = case.path("broken.pem");
+    fs::write(&broken, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").unwrap();
+    check("no certificate", &["broken.pem`: expected a certificate"], &|tls| tls.cert = broken.clone());
 }
 
 #[test]
