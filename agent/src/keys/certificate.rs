@@ -162,6 +162,17 @@ pub fn revocation_list(
     Ok(list.signed_by(issuer)?.pem()?)
 }
 
+/// The Ed25519 key of a seed, written as PKCS #8 version 1 (RFC 8410, section 7): OpenSSL 3.0 does not read version 2,
+/// which ring writes.
+///
+/// # Errors
+/// [`KeysError::Make`].
+pub fn signing_key(seed: [u8; 32]) -> Result<KeyPair, KeysError> {
+    // Version 0, id-Ed25519, and an octet string within an octet string.
+    const HEAD: [u8; 16] = [0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 34, 4, 32];
+    Ok(KeyPair::try_from([&HEAD[..], &seed].concat())?)
+}
+
 /// What a certificate says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -204,6 +215,19 @@ mod tests {
         for n in 0..der.len() {
             assert!(identity(&der[..n]).is_err(), "{n} bytes of {}", der.len());
         }
+    }
+
+    #[test]
+    fn signing_keys_are_those_of_their_seeds() {
+        // RFC 8032, section 7.1, test 1.
+        let hex = |text: &str| -> Vec<u8> {
+            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+        };
+        let seed = hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+        let public = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        let key = signing_key(seed.try_into().unwrap()).unwrap();
+        assert_eq!(key.public_key_raw(), public);
+        assert_eq!(key.serialized_der().len(), 48);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rcgen::{Issuer, KeyPair, PKCS_ED25519};
+use rcgen::{Issuer, KeyPair};
 use rustls::crypto::ring;
 use time::OffsetDateTime;
 
@@ -60,7 +60,7 @@ impl KeysFolder {
         let lock = lock(path)?;
         // Another command may have been here since.
         must_be_empty(path)?;
-        let serial = random_serial()?;
+        let serial = Serial::of(random()?);
         let validity = Validity::of_days(now, authority_days, None);
         let key = KeyPair::generate()?;
         // A part of the random number tells two labs' authorities apart.
@@ -195,7 +195,7 @@ impl KeysFolder {
         let authority = read(&self.path.join(AUTHORITY), MAX_PEM_BYTES)?;
         durable::write(&folder.join(AUTHORITY), authority.as_bytes())?;
         if let Holder::Agent(_) = holder {
-            let signing = KeyPair::generate_for(&PKCS_ED25519)?;
+            let signing = certificate::signing_key(random()?)?;
             durable::write_private(&folder.join(SIGNING_KEY), signing.serialize_pem().as_bytes())?;
             durable::write(&self.signer(holder), signing.public_key_pem().as_bytes())?;
         }
@@ -211,7 +211,7 @@ impl KeysFolder {
             let folder = self.folder_of(holder);
             let key = read_key(&folder.join(KEY))?;
             let addresses: &[String] = if *holder == Holder::Broker { &self.register.addresses } else { &[] };
-            let serial = random_serial()?;
+            let serial = Serial::of(random()?);
             let pem = certificate::certificate(holder, addresses, &key, serial, validity, &self.issuer)?;
             self.register.issue(holder.clone(), serial, validity);
             certificates.push((folder.join(CERTIFICATE), pem));
@@ -306,10 +306,10 @@ fn read_key(path: &Path) -> Result<KeyPair, KeysError> {
     KeyPair::from_pem(&pem).map_err(|_| KeysError::Pem { path: path.to_owned(), expected: "private key" })
 }
 
-fn random_serial() -> Result<Serial, KeysError> {
-    let mut bytes = [0; 16];
+fn random<const N: usize>() -> Result<[u8; N], KeysError> {
+    let mut bytes = [0; N];
     ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| KeysError::Random)?;
-    Ok(Serial::of(bytes))
+    Ok(bytes)
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> KeysError + 'a {

@@ -17,6 +17,7 @@ fn help_names_every_command_and_every_exit_code() {
         "eval        Evaluate a dual-head ONNX model on test data, without ONNX Runtime",
         "data        Inspect data sets",
         "analyse     Compare the layers of networks, or draw their features",
+        "keys        Make and keep the certificates and keys of a lab",
         "model       List, build, inspect and prepare networks",
         "Exit codes: 0 done;",
         "DKT_LOG",
@@ -30,7 +31,7 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn each_command_explains_its_arguments() {
-    let table: [(&[&str], &[&str]); 14] = [
+    let table: [(&[&str], &[&str]); 18] = [
         (
             &["run"],
             &[
@@ -73,6 +74,10 @@ fn each_command_explains_its_arguments() {
             &["analyse", "tsne"],
             &["<MODEL.onnx>...", "--head <HEAD>", "--perplexity", "30", "--iterations", "--seed"],
         ),
+        (&["keys"], &["init", "add", "renew", "revoke", "list"]),
+        (&["keys", "init"], &["--out <DIR>", "--broker <NAME-OR-ADDRESS>...", "825", "3650"]),
+        (&["keys", "add"], &["<AGENT>...", "bridge.SITE", "--days <DAYS>"]),
+        (&["keys", "renew"], &["[AGENT]...", "--broker", "within 30 days"]),
         (&["model"], &["list", "build", "inspect", "attach-heads", "derive", "check"]),
         (&["model", "build"], &["<NETWORK>", "--output <MODEL.onnx>", "--seed", "--classes", "<CxHxW>"]),
         (&["model", "inspect"], &["<MODEL.onnx>", "--parameters", "whether the network can be trained"]),
