@@ -30,10 +30,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_with_mode(path, bytes, 0o666)
 }
 
-/// As [`write`], for nobody's eyes but this user's: mode 0600 from the first byte on.
+/// As [`write()`], for nobody's eyes but this user's: mode 0600 from the first byte on.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_with_mode(path, bytes, 0o600)
 }

@@ -21,7 +21,7 @@ const WARN_BEFORE: Duration = Duration::days(14);
 
 /// # Errors
 /// [`ExchangeError::Certificate`], [`ExchangeError::Pem`], [`ExchangeError::Authority`], [`ExchangeError::KeyPair`],
-/// and those of [`check`].
+/// [`ExchangeError::CommonName`] and [`ExchangeError::Validity`].
 pub(super) fn client_config(config: &TlsConfig, agent: &AgentId) -> Result<ClientConfig, ExchangeError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|source| ExchangeError::Certificate { path: path.clone(), source })
