@@ -23,9 +23,9 @@ use crate::telemetry::progress::{Progress, Style};
 
 /// Lines from agents that wait to be shown. When the queue is full, the agents' pipes fill, and then the agents
 /// wait a second at most and drop lines (`telemetry::progress`): training does not stop, and what came of it is in the
-/// agents' own files. The loop that drains the
-/// queue waits for a terminal that shows bars, for an agent that is ending, and a second at most for the reader of
-/// its own lines.
+/// agents' own files. Who joins or leaves after an experience whose line was dropped does so after the next. The loop
+/// that drains the queue waits for a terminal that shows bars, for an agent that is ending, and a second at most for
+/// the reader of its own lines.
 const QUEUE_LINES: usize = 1024;
 
 /// An agent as it is going to run.

@@ -59,7 +59,7 @@ pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
             break;
         }
         let name = name(&plan, result);
-        results[run] = match run_one(result, &name, &running, &whole, log, &stop) {
+        results[run] = match run_one(result, &name, (&running, &options.out), &whole, log, &stop) {
             // What diverges in one run need not do so in another, and nobody wants to begin again for it.
             Err(error @ CliError::Child { code: DATA | CONFIG, .. }) => {
                 log.tell(&format!("{name} has failed: {}\n", chain(&error)));
@@ -102,7 +102,7 @@ pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
 fn run_one(
     run: &Run,
     name: &str,
-    running: &Running,
+    (running, out): (&Running, &Path),
     whole: &Whole,
     log: &Log,
     stop: &Stop,
@@ -111,17 +111,22 @@ fn run_one(
     let broker = run.exchanges().then(|| start_broker(&running.broker)).transpose()?;
     let url = broker.as_ref().map(|broker| broker.url.as_str());
     let agents =
-        run.agents.iter().map(|agent| planned(agent, url, running)).collect::<Result<Vec<_>, _>>()?;
-    log.tell(&format!("{}; now ", whole.text(0.0)));
+        run.agents.iter().map(|agent| planned(agent, url, running, out)).collect::<Result<Vec<_>, _>>()?;
+    let name = format!("{}; now {name}", whole.text(0.0));
     let show = |names: &[String]| Progress::of_part(log.style(running.progress), names, whole.clone());
     let host = Host { log, stop, started: Instant::now() };
-    let arm = run_agents(name, &agents, show, &host)?;
+    let arm = run_agents(&name, &agents, show, &host)?;
     let Some(result) = RunResult::of(&arm.agents) else { return Ok(None) };
     result.write(&run.folder)?;
     Ok(Some(result))
 }
 
-fn planned(agent: &AgentConfig, broker: Option<&str>, running: &Running) -> Result<Planned, CliError> {
+fn planned(
+    agent: &AgentConfig,
+    broker: Option<&str>,
+    running: &Running,
+    root: &Path,
+) -> Result<Planned, CliError> {
     let mut agent = agent.clone();
     let out = agent.out_dir();
     if let Some(broker) = broker {
@@ -132,8 +137,8 @@ fn planned(agent: &AgentConfig, broker: Option<&str>, running: &Running) -> Resu
     let toml =
         toml::to_string(&agent).map_err(|e| ConfigError::Read { path, source: std::io::Error::other(e) })?;
     // In the same folders as the runs: TensorBoard names a run by its path.
-    let tensorboard = running.tensorboard.folder(agent.report.tensorboard, &running.out);
-    let tensorboard = tensorboard.map(|root| root.join(out.strip_prefix(&running.out).unwrap_or(&out)));
+    let tensorboard = running.tensorboard.folder(agent.report.tensorboard, root);
+    let tensorboard = tensorboard.map(|folder| folder.join(out.strip_prefix(root).unwrap_or(&out)));
     Ok(Planned { name: agent.agent.to_string(), out, tensorboard, toml })
 }
 
@@ -214,7 +219,7 @@ fn notes(options: &Options, plan: &Plan, facts: &Facts) -> Vec<String> {
     let is_by_experience = options.preset.design == Design::Guided { by_experience: true };
     if is_by_experience && options.teacher.as_ref().is_some_and(|teacher| !teacher.keep_order) {
         notes.push(
-            "Teacher and student meet the classes in different orders: the teacher of experience i may not know the \
+            "Teacher and student may meet the classes in different orders: the teacher of experience i may not know the \
              student's classes of experience i (--keep-order gives both the same order)."
                 .to_owned(),
         );

@@ -80,7 +80,7 @@ impl Override {
     ///
     /// # Errors
     /// [`OverrideError::Reserved`] if this is that key.
-    pub(super) fn is_not(&self, own: &str, instead: &'static str) -> Result<(), OverrideError> {
+    pub(super) fn refuse(&self, own: &str, instead: &'static str) -> Result<(), OverrideError> {
         reserve(&self.key, own, instead)
     }
 

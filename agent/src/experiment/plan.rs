@@ -137,9 +137,7 @@ pub enum PlanError {
     Checkpoints { folder: PathBuf, expected: usize, found: usize },
     #[error("`{}` does not say in which order its classes came; --keep-order needs a folder with an agent.toml", .folder.display())]
     NoOrder { folder: PathBuf },
-    #[error(
-        "the teacher's number of {what} would be {found}, expected {expected}, as the student has; set both alike"
-    )]
+    #[error("expected a teacher with {expected} {what}, as the student has, found {found}")]
     TeacherStream { what: &'static str, expected: usize, found: usize },
 }
 
@@ -152,7 +150,7 @@ pub fn plan(options: &Options, facts: &Facts, digest: &str) -> Result<Plan, Plan
         return Err(PlanError::Seed { seed });
     }
     if options.preset.design == Design::Strategies {
-        options.set.iter().try_for_each(|set| set.is_not("strategy.name", "use --strategies"))?;
+        options.set.iter().try_for_each(|set| set.refuse("strategy.name", "use --strategies"))?;
     }
     let mut sizes = scale::sizes(facts, options.scale)?;
     let student =

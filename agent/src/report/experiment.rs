@@ -122,9 +122,23 @@ impl ExperimentRecord {
         if is_mixed { "against untrained" } else { self.mark(row) }
     }
 
+    /// Those of [`ExperimentRecord::heads`] that learned something in one of the arms at least: of others there is
+    /// nothing to compare.
+    fn trained_heads(&self) -> Vec<&str> {
+        let mut heads = self.heads();
+        heads.retain(|head| self.arms.iter().any(|arm| !arm.runs.is_empty() && !arm.is_untrained(head)));
+        heads
+    }
+
     /// What is to be known of heads that were never trained, where there are any.
     fn of_untrained(&self) -> Option<String> {
-        let heads = self.heads();
+        let heads = self.trained_heads();
+        if heads.len() < self.heads().len() {
+            return Some(
+                "The student heads are left out: no row had a teacher, so they have learned nothing."
+                    .to_owned(),
+            );
+        }
         let is_untrained = |arm: &&ArmRecord| heads.iter().any(|head| arm.is_untrained(head));
         let arms: Vec<&str> = self.arms.iter().filter(is_untrained).map(|arm| arm.label.as_str()).collect();
         (!arms.is_empty()).then(|| {
@@ -316,6 +330,21 @@ mod tests {
             "{html}"
         );
         assert!(!html.contains(">a, student head, off &lt;arm&gt;"), "{html}");
+    }
+
+    #[test]
+    fn heads_that_no_arm_has_trained_are_left_out() {
+        let mut record = record();
+        for agent in record.arms.iter_mut().flat_map(|arm| &mut arm.runs).flat_map(|(_, run)| &mut run.agents)
+        {
+            agent.teacher_share = 0.0;
+            agent.heads.push(HeadResult { head: "student".to_owned(), ..agent.heads[0].clone() });
+        }
+        let text = table(&record);
+        assert!(text.contains("student heads are left out") && !text.contains("\nstudent "), "{text}");
+        let html = html::render(&record);
+        assert!(html.contains("student heads are left out") && !html.contains("<td>student</td>"), "{html}");
+        assert!(json::render(&record).contains("\"head\": \"student\""));
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub struct Started {
     /// What measures the energy that the board draws, `ina3221` or `rapl`; nothing where nothing can be read.
     #[serde(default)]
     pub energy: Option<String>,
-    /// Every key of the configuration that this process runs with, the strategy's constants among them, nested as in `AGENT.toml`; `null` for a key that is
-    /// not set, and for all of it in events of earlier releases.
+    /// Every key of the configuration that this process runs with, the strategy's constants among them, nested as in
+    /// `AGENT.toml`; `null` for a key that is not set, and for all of it in events of earlier releases.
     #[serde(default)]
     pub configuration: serde_json::Value,
 }

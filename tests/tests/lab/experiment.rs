@@ -256,7 +256,7 @@ fn what_cannot_be_run_is_refused_before_anything_is() {
             &["splitcifar100-pretrained"],
             &["--teacher-set", "stream.experiences=2"],
             78,
-            "would be 2, expected 5",
+            "with 5 experiences, as the student has, found 2",
         ),
         (&["strategies"], &["--set", "strategy.name=replay"], 2, "use --strategies"),
         (&["strategies"], &["--strategies", "icarl"], 2, "expected one of naive"),

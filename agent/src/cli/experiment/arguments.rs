@@ -177,8 +177,6 @@ pub(super) struct Running {
     pub broker: String,
     pub progress: Style,
     pub tensorboard: TensorBoardArguments,
-    /// The experiment's folder.
-    pub out: PathBuf,
 }
 
 impl Arguments {
@@ -223,7 +221,6 @@ impl Arguments {
                     common.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("teacher-{kind}")));
                 let seeds = common.seeds.clone().unwrap_or(Seeds(vec![TEACHER_SEED]));
                 let (options, running) = common.read("teacher");
-                let running = Running { out: out.clone(), ..running };
                 Ok((Options { recipe: recipe(kind), seeds: seeds.0, out, ..options }, running))
             }
         }
@@ -252,8 +249,8 @@ impl Common {
             set: self.set,
             out: self.out.unwrap_or_else(|| Path::new("runs").join(name)),
         };
-        let (progress, tensorboard, out) = (self.progress, self.tensorboard, options.out.clone());
-        (options, Running { broker: EMBEDDED.to_owned(), progress, tensorboard, out })
+        let (progress, tensorboard) = (self.progress, self.tensorboard);
+        (options, Running { broker: EMBEDDED.to_owned(), progress, tensorboard })
     }
 }
 

@@ -188,9 +188,12 @@ fn a_teacher_that_is_trained_first_must_fit_the_student() {
         plan(&options, &DIGITS, "").err().map(|error| error.to_string())
     };
     for (set, says) in [
-        (&["stream.experiences=2"][..], "number of experiences would be 2, expected 5"),
-        (&["data.classes=5"], "number of classes would be 5, expected 10"),
-        (&["strategy={name=\"joint\"}", "replay.capacity=0"], "number of experiences would be 1, expected 5"),
+        (&["stream.experiences=2"][..], "with 5 experiences, as the student has, found 2"),
+        (&["data.classes=5"], "with 10 classes, as the student has, found 5"),
+        (
+            &["strategy={name=\"joint\"}", "replay.capacity=0"],
+            "with 5 experiences, as the student has, found 1",
+        ),
     ] {
         let error = error("splitcifar100-pretrained", set).unwrap_or_default();
         assert!(error.contains(says), "{set:?}: {error}");

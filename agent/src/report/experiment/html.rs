@@ -29,7 +29,7 @@ pub(super) fn render(record: &ExperimentRecord) -> String {
             &mut html,
             "Thick lines are means over seeds, thin lines the seeds; dashed is what is compared with.",
         );
-        for head in record.heads() {
+        for head in record.trained_heads() {
             for (name, curve) in CURVES {
                 let lines = lines(record, head, curve);
                 let axes = Axes {
@@ -81,7 +81,7 @@ fn rows(
 ) -> String {
     let columns = ["seeds"].into_iter().chain(Metric::ALL.map(Metric::title));
     let mut table = Table::new(&["head", "arm"], columns);
-    for head in record.heads() {
+    for head in record.trained_heads() {
         for arm in 0..record.arms.len() {
             let of = |metric| rows.iter().find(|r| r.arm == arm && r.head == head && r.metric == metric);
             let Some(first) = Metric::ALL.into_iter().find_map(of) else { continue };

@@ -49,6 +49,7 @@ pub(super) fn render(record: &ExperimentRecord) -> String {
         "agents": record.agents,
         "seeds": record.seeds,
         "settings": settings,
+        "notes": record.notes,
         "runs": record.n_runs,
         "finished": record.n_finished,
         "teacher": record.teacher.as_ref().map(|run| &run.agents),

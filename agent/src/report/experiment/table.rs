@@ -81,7 +81,7 @@ fn rows(
     cell: impl Fn(&Summary) -> String,
     mark: impl Fn(&Row<'_>) -> &'static str,
 ) {
-    for head in record.heads() {
+    for head in record.trained_heads() {
         for (arm, label) in labels.iter().enumerate() {
             let of = |metric| rows.iter().find(|r| r.arm == arm && r.head == head && r.metric == metric);
             let Some(first) = Metric::ALL.into_iter().find_map(of) else { continue };

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::eval::metrics::AccuracyMatrix;
 use crate::report::record::{HeadRecord, RunRecord};
-use crate::telemetry::event::{Finished, Started, Usage};
+use crate::telemetry::event::{Finished, Started, Traffic, Usage};
 
 #[derive(Deserialize)]
 struct Lab {
@@ -26,6 +26,7 @@ struct Run {
     epochs: Vec<Value>,
     heads: Vec<Head>,
     usage: Vec<Option<Usage>>,
+    traffic: Option<Traffic>,
     finished: Option<Finished>,
 }
 
@@ -39,7 +40,7 @@ struct Head {
 }
 
 /// Puts what the file of a single agent says in the place of what is known of its run. Of its traffic the file has
-/// only the totals, so that of the run stays.
+/// only the totals at its end, so what came before stays as it was heard.
 ///
 /// # Errors
 /// Those of reading; [`ErrorKind::InvalidData`] if the file is none of a single agent.
@@ -52,6 +53,10 @@ pub fn read(path: &Path, run: &mut RunRecord) -> Result<(), Error> {
     run.epochs = read.epochs.into_iter().filter_map(|epoch| serde_json::from_value(epoch).ok()).collect();
     run.heads = read.heads.into_iter().map(head).collect();
     run.usages = read.usage;
+    if let Some(traffic) = read.traffic {
+        let t_s = run.traffic.pop().map_or(0.0, |(t_s, _)| t_s);
+        run.traffic.push((t_s, traffic));
+    }
     run.finished = read.finished;
     Ok(())
 }
