@@ -3,18 +3,19 @@
 //! Decoding checks everything that can be checked without knowing the peer: version, sizes, finite logits. It
 //! allocates in proportion to the message's own length, whatever lengths it declares.
 
+mod targets;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
-use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
+pub use self::targets::rows_per_chunk;
+use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status};
 use super::topic::Leaf;
-use crate::ids::{Digest, Round, SampleId, View};
+use crate::ids::{Digest, Round, View};
 
 /// The version that this build speaks.
 pub const VERSION: u64 = 1;
@@ -26,11 +27,6 @@ pub const MAX_SAMPLES: u32 = 8_000_000;
 pub const MAX_CLASSES: usize = 4096;
 /// Longest name of a class, in bytes.
 pub const MAX_CLASS_NAME_BYTES: usize = 256;
-
-/// RFC 8746, section 2.1: little-endian arrays.
-const TAG_U32_LE: u64 = 70;
-const TAG_F16_LE: u64 = 84;
-const TAG_F32_LE: u64 = 85;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -84,24 +80,6 @@ struct RepairWire<'a> {
     n_samples: u32,
     #[serde(borrow)]
     missing: BTreeMap<u8, Octets<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct TargetsWire<'a> {
-    v: u64,
-    session: u64,
-    #[serde(borrow)]
-    data: Octets<'a>,
-    #[serde(borrow)]
-    model: Octets<'a>,
-    round: u64,
-    temperature: f32,
-    view: u8,
-    n_classes: u32,
-    #[serde(borrow)]
-    ids: Tagged<Octets<'a>>,
-    #[serde(borrow)]
-    logits: Tagged<Octets<'a>>,
 }
 
 /// A byte string. What serde would also read as one, text and arrays of numbers, is refused: peers that send it
@@ -164,18 +142,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             n_samples: m.missing.values().next().map_or(0, SampleSet::n_samples),
             missing: m.missing.iter().map(|(view, set)| (view.0, octets(set.bits()))).collect(),
         }),
-        Message::Targets(m) => cbor(&TargetsWire {
-            v: VERSION,
-            session: m.session,
-            data: octets(&m.data.0),
-            model: octets(&m.model.0),
-            round: m.round.0,
-            temperature: m.temperature,
-            view: m.view.0,
-            n_classes: (m.logits.len() / m.ids.len().max(1)) as u32,
-            ids: typed(TAG_U32_LE, m.ids.iter().flat_map(|id| id.0.to_le_bytes()).collect()),
-            logits: typed(TAG_F16_LE, f16_bytes(&m.logits)),
-        }),
+        Message::Targets(m) => targets::encode(m),
         Message::Cleared => Vec::new(),
     }
 }
@@ -192,20 +159,8 @@ fn typed<'a>(tag: u64, bytes: Vec<u8>) -> Tagged<Octets<'a>> {
     Tagged::new(Some(tag), Octets(Cow::Owned(bytes)))
 }
 
-/// Half precision; what it cannot hold becomes its largest finite value.
-fn f16_bytes(logits: &[f32]) -> Vec<u8> {
-    let limit = f16::MAX.to_f32();
-    logits.iter().flat_map(|v| f16::from_f32(v.clamp(-limit, limit)).to_le_bytes()).collect()
-}
-
 /// Everything in a message that is not a row of soft targets or a set of samples, rounded up.
 const OVERHEAD_BYTES: usize = 256;
-
-/// Rows of `n_classes` logits that fit into a message of `max_bytes`, at least 1.
-pub fn rows_per_chunk(n_classes: usize, max_bytes: usize) -> usize {
-    let max_bytes = max_bytes.min(MAX_MESSAGE_BYTES);
-    (max_bytes.saturating_sub(OVERHEAD_BYTES) / (4 + 2 * n_classes)).max(1)
-}
 
 /// Views that fit into a repair, at least 1.
 pub fn views_per_repair(n_samples: u32) -> usize {
@@ -234,7 +189,7 @@ pub fn decode(leaf: &Leaf, bytes: &[u8]) -> Result<Message, WireError> {
         Leaf::Status => from_cbor(bytes).and_then(status).map(Message::Status),
         Leaf::Demand => from_cbor(bytes).and_then(demand).map(Message::Demand),
         Leaf::Repair { .. } => from_cbor(bytes).and_then(repair).map(Message::Repair),
-        Leaf::Targets { .. } => from_cbor(bytes).and_then(targets).map(Message::Targets),
+        Leaf::Targets { .. } => from_cbor(bytes).and_then(targets::decode).map(Message::Targets),
     }
 }
 
@@ -314,50 +269,5 @@ fn repair(wire: RepairWire) -> Result<Repair, WireError> {
         data: digest("data", &wire.data)?,
         round: round(wire.round)?,
         missing: wire.missing.into_iter().map(set).collect::<Result<_, _>>()?,
-    })
-}
-
-fn targets(wire: TargetsWire) -> Result<TargetChunk, WireError> {
-    if wire.ids.tag != Some(TAG_U32_LE) {
-        return Err(field("ids", "typed array 70 (uint32, little endian)", format!("{:?}", wire.ids.tag)));
-    }
-    let (ids, rest) = wire.ids.value.0.as_chunks::<4>();
-    if !rest.is_empty() || ids.is_empty() {
-        return Err(field("ids", "4 bytes for each of at least one sample", wire.ids.value.0.len()));
-    }
-    let n_classes = wire.n_classes as usize;
-    if !(1..=MAX_CLASSES).contains(&n_classes) {
-        return Err(field("n_classes", "1 to 4096", n_classes));
-    }
-    if !wire.temperature.is_finite() || wire.temperature <= 0.0 {
-        return Err(field("temperature", "a positive number", wire.temperature));
-    }
-    let n_values = ids.len() * n_classes;
-    let raw = &wire.logits.value.0;
-    let logits: Vec<f32> = match wire.logits.tag {
-        Some(TAG_F16_LE) if raw.len().is_multiple_of(2) && raw.len() / 2 == n_values => {
-            let halves: Vec<f16> = raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
-            halves.to_f32_vec()
-        }
-        Some(TAG_F32_LE) if raw.len().is_multiple_of(4) && raw.len() / 4 == n_values => {
-            raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        }
-        tag => {
-            let found = format!("tag {tag:?} with {} bytes for {n_values} values", raw.len());
-            return Err(field("logits", "typed array 84 (float16) or 85 (float32), ids x n_classes", found));
-        }
-    };
-    if logits.iter().any(|v| !v.is_finite()) {
-        return Err(WireError::NotFinite);
-    }
-    Ok(TargetChunk {
-        session: wire.session,
-        data: digest("data", &wire.data)?,
-        model: digest("model", &wire.model)?,
-        round: round(wire.round)?,
-        temperature: wire.temperature,
-        view: View(wire.view),
-        ids: ids.iter().map(|b| SampleId(u32::from_le_bytes(*b))).collect(),
-        logits,
     })
 }
