@@ -8,5 +8,6 @@ mod fleet;
 mod hostile;
 mod messages;
 mod simulation;
+mod vectors;
 mod victim;
 mod wire;
