@@ -9,6 +9,7 @@ pub mod config;
 pub mod deadline;
 pub mod peer;
 pub mod process;
+pub mod synthetic;
 
 use std::path::{Path, PathBuf};
 
