@@ -23,12 +23,18 @@ pub fn check(broker: &str, tls: impl Fn(&str) -> Option<TlsConfig>) {
     }
 }
 
-pub fn learned_from_its_peer(ended: &Ended) {
+/// Its peer's rows came, and it trained with them.
+pub fn learned_from(ended: &Ended) {
     let name = &ended.name;
     let finished = ended.finished();
     assert!(finished.rows_applied > 0, "{name} applied no soft targets: {finished:?}");
     let shares = ended.teacher_shares();
     assert!(shares.iter().any(|share| *share > 0.0), "{name} was never taught: {shares:?}");
+}
+
+pub fn learned_from_its_peer(ended: &Ended) {
+    learned_from(ended);
+    let name = &ended.name;
     for kind in ["status", "demand", "targets"] {
         let traffic = ended.traffic(kind);
         assert!(traffic.messages_out > 0 && traffic.messages_in > 0, "{name}: {traffic:?}");

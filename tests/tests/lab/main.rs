@@ -17,6 +17,7 @@ mod metrics;
 mod models;
 mod mosquitto;
 mod outage;
+mod peers;
 mod python;
 mod refusals;
 mod repository;

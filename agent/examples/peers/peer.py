@@ -1,0 +1,150 @@
+"""What teacher.py and student.py have in common: being an agent of a fleet (docs/protocol.md)."""
+
+import argparse
+import queue
+import signal
+import sys
+import time
+from urllib.parse import urlsplit
+
+import cbor2
+import numpy as np
+import paho.mqtt.client as mqtt
+
+from data import Data
+from rows import expect
+
+MAX_MESSAGE_BYTES, MAX_QUEUED, MAX_PEERS = 1 << 20, 10_000, 4096
+ANNOUNCE_S, LATE_WILL_S, WARN_S, TICK_S, GOODBYE_S = 60, 2, 60, 0.02, 5
+
+
+def arguments(about):
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("data", help="NPZ file with x_train and y_train")
+    parser.add_argument("--broker", default="mqtt://127.0.0.1:1883", help="or mqtts://HOST[:PORT]")
+    parser.add_argument("--keys", default=".", help="folder with ca.pem, cert.pem and key.pem, for mqtts")
+    parser.add_argument("--fleet", default="lab")
+    parser.add_argument("--agent", default="python", help="a name that no other agent has")
+    parser.add_argument("--crop-padding", type=int, default=1, help="as in the fleet's [data]")
+    parser.add_argument("--flip", action="store_true", help="as in the fleet's [data]")
+    return parser
+
+
+class Peer:
+    """An agent that ignores others and wants nothing; teacher and student say what they do with each kind of message."""
+
+    def __init__(self, args, model, state):
+        self.args, self.model, self.state = args, model, state
+        self.data = Data(args.data, args.crop_padding, args.flip)
+        self.session, self.round = time.time_ns(), 0
+        self.connected, self.announce_at, self.warned_at, self.n_refused = False, 0, None, 0
+        self.inbox = queue.Queue(MAX_QUEUED)
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, args.agent, protocol=mqtt.MQTTv311)
+        self.client.on_connect = lambda _c, _u, _f, reason, _p: reason.is_failure or self.put(True)
+        self.client.on_disconnect = lambda *_: self.put(False)
+        self.client.on_message = lambda _c, _u, message: self.put(message)
+
+    def put(self, event):
+        try:
+            self.inbox.put_nowait(event)
+        except queue.Full:
+            pass  # What is lost here is said, or can be asked for, again.
+
+    def run(self):
+        """Until `tick` says that all is done, or a signal comes."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        self.client.will_set(self.topic("status"), self.status_now("offline"), qos=1, retain=True)
+        url = urlsplit(self.args.broker)
+        if url.scheme == "mqtts":
+            self.client.tls_set(*(f"{self.args.keys}/{name}.pem" for name in ("ca", "cert", "key")))
+        self.client.connect(url.hostname, url.port or (8883 if url.scheme == "mqtts" else 1883))
+        self.client.loop_start()
+        try:
+            while not self.tick():
+                self.take(TICK_S)
+                while not self.inbox.empty():
+                    self.take(0)
+                if self.connected and self.announce_at <= time.monotonic():
+                    self.announce()
+        except (KeyboardInterrupt, SystemExit):
+            pass
+        finally:
+            if self.connected:
+                self.withdraw()
+                self.publish(self.status_now("offline"), "status").wait_for_publish(GOODBYE_S)
+            self.client.disconnect()
+            self.client.loop_stop()
+
+    def take(self, wait_s):
+        try:
+            event = self.inbox.get(timeout=wait_s) if wait_s else self.inbox.get_nowait()
+        except queue.Empty:
+            return
+        if not isinstance(event, mqtt.MQTTMessage):
+            self.connected = event
+            if event:
+                own = [self.topic(*leaf, agent="+") for leaf in (("status",), ("demand",), ("repair", self.args.agent))]
+                self.client.subscribe([(topic, 1) for topic in own])
+                self.announce()
+                self.reconnected()
+            return
+        try:
+            self.received(event)
+        except Exception as error:  # Whatever a peer sends must not end this one.
+            self.n_refused += 1
+            if self.warned_at is None or self.warned_at + WARN_S < time.monotonic():
+                self.warned_at = time.monotonic()
+                print(f"refused {self.n_refused}, now {event.topic}: {error!r}", file=sys.stderr, flush=True)
+
+    def received(self, message):
+        _, _, _, agent, kind, *_ = message.topic.split("/")
+        expect(len(message.payload) <= MAX_MESSAGE_BYTES, "a shorter message")
+        body = cbor2.loads(message.payload) if message.payload else None
+        expect(body is None or body["v"] == 1, "version 1")
+        if agent != self.args.agent:
+            getattr(self, kind)(agent, body)
+        elif kind == "status" and (body is None or body["state"] == "offline"):
+            # A last will that came late.
+            self.announce_at = min(self.announce_at, time.monotonic() + LATE_WILL_S)
+
+    def ignore(self, _agent, _body):
+        pass
+
+    status = demand = repair = targets = ignore
+
+    def demand_now(self):
+        return b""
+
+    def reconnected(self):
+        pass
+
+    def withdraw(self):
+        self.publish(b"", "demand")
+
+    def topic(self, *leaf, agent=None):
+        return "/".join(("dkt/1", self.args.fleet, agent or self.args.agent, *leaf))
+
+    def publish(self, payload, *leaf, retain=True):
+        return self.client.publish(self.topic(*leaf), payload, qos=1, retain=retain)
+
+    def announce(self):
+        self.announce_at = time.monotonic() + ANNOUNCE_S
+        self.publish(self.status_now(self.state), "status")
+        self.publish(self.demand_now(), "demand")
+
+    def status_now(self, state):
+        who = {"session": self.session, "data": self.data.digest, "classes": self.data.classes, "model": self.model}
+        return cbor2.dumps({"v": 1, "state": state, **who, "round": self.round})
+
+    def fits(self, status):
+        return status["data"] == self.data.digest and status["classes"] == self.data.classes
+
+    def to_bits(self, samples):
+        return np.packbits(samples, bitorder="little").tobytes()
+
+    def from_bits(self, bits):
+        """A truth value for each sample of the training set."""
+        expect(len(bits) == -(-self.data.n // 8), "a bit for each sample")
+        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
+        expect(not samples[self.data.n :].any(), "no bit beyond the samples")
+        return samples[: self.data.n]

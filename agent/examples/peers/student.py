@@ -1,0 +1,150 @@
+"""A student in Python: joins a fleet of dkt agents and gathers their soft targets, as docs/protocol.md says.
+
+    python3 digits.py digits.npz
+    python3 student.py digits.npz --fleet lab --agent python --crop-padding 1 --out targets.npz
+
+It demands samples of the training set and stays until each of its teachers has trained its stream, or gone, and none of
+their rows is missing. It writes the teachers' mean logits, which a network of any kind can be trained towards.
+"""
+
+import sys
+import time
+
+import cbor2
+import numpy as np
+
+import rows
+from peer import MAX_MESSAGE_BYTES, Peer, arguments
+from rows import expect
+
+REPAIR_S, REPAIR_AT_MOST_S = 2, 60
+MAX_TEACHERS = 64
+
+
+class Teacher:
+    """What is known and held of one teacher. A round of 0 is that of no row."""
+
+    def __init__(self, n_views, n_samples, n_classes):
+        self.session, self.round, self.state, self.fits = None, 0, "offline", False
+        self.rounds = np.zeros((n_views, n_samples), np.uint64)
+        self.logits = np.full((n_views, n_samples, n_classes), np.nan, np.float32)
+        self.look_at, self.wait, self.repair_stands = None, REPAIR_S, True
+
+    def expect_rows(self):
+        self.look_at, self.wait = time.monotonic() + REPAIR_S, REPAIR_S
+
+
+class Student(Peer):
+    def __init__(self, args):
+        super().__init__(args, bytes(32), "online")  # it has no network that a digest could be of
+        self.wanted = np.arange(self.data.n) < (args.samples or self.data.n)
+        self.teachers = {}
+
+    def status(self, agent, body):
+        if self.args.teachers and agent not in self.args.teachers:
+            return
+        here = body is not None and body["state"] != "offline"
+        if not here and agent in self.teachers:
+            self.teachers[agent].state = "offline"
+        if not here or agent not in self.teachers and not self.fits(body):
+            return
+        if agent not in self.teachers:
+            expect(len(self.teachers) < MAX_TEACHERS, "fewer teachers")
+            self.teachers[agent] = Teacher(self.args.views, self.data.n, len(self.data.classes))
+        teacher = self.teachers[agent]
+        came, before = teacher.state == "offline" or not teacher.fits, (teacher.session, teacher.round)
+        if teacher.session != body["session"]:  # Its rounds count anew; what it said is used until it says more.
+            teacher.session, teacher.round = body["session"], 0
+            teacher.rounds[:] = 0
+        teacher.round = max(teacher.round, body["round"])
+        teacher.state, teacher.fits = body["state"], self.fits(body)
+        if came:
+            self.subscribe(agent)
+        if came or before != (teacher.session, teacher.round):
+            print(f"{agent} is {teacher.state}, round {teacher.round}", flush=True)
+            teacher.expect_rows()
+
+    def targets(self, agent, body):
+        teacher = self.teachers.get(agent)
+        expect(teacher and teacher.fits and body is not None, "a teacher")
+        expect(body["session"] == teacher.session and 1 <= body["round"] <= teacher.round, "a round announced")
+        expect(body["data"] == self.data.digest and body["view"] >= 0, "the same data")
+        ids, logits = rows.read(body, self.data.n, len(self.data.classes))
+        if body["view"] >= self.args.views:
+            return
+        rounds = teacher.rounds[body["view"]]
+        new = self.wanted[ids] & (rounds[ids] < body["round"])
+        rounds[ids[new]] = body["round"]
+        teacher.logits[body["view"], ids[new]] = logits[new]
+        if new.any():
+            teacher.expect_rows()
+
+    def missing(self, teacher):
+        """[views, samples]"""
+        asked = teacher.fits and teacher.state != "offline" and teacher.round > 0
+        return self.wanted & (teacher.rounds < teacher.round) & asked
+
+    def tick(self):
+        for agent, teacher in self.teachers.items():
+            if self.connected and teacher.look_at and teacher.look_at <= time.monotonic():
+                self.ask(agent, teacher)
+        heard = any((teacher.rounds > 0).any() for teacher in self.teachers.values())
+        ended = all(t.state != "online" or not t.fits for t in self.teachers.values())
+        return heard and ended and not any(self.missing(t).any() for t in self.teachers.values())
+
+    def mean_logits(self):
+        """Views [N], ids [N] and logits [N, K] of all rows that any teacher has labelled."""
+        logits = [teacher.logits for teacher in self.teachers.values()]
+        views, ids = np.nonzero(np.any([np.isfinite(of_one[..., 0]) for of_one in logits], axis=0))
+        return views, ids, np.nanmean([of_one[views, ids] for of_one in logits], axis=0)
+
+    def ask(self, agent, teacher):
+        missing = {view: self.to_bits(of_view) for view, of_view in enumerate(self.missing(teacher)) if of_view.any()}
+        if not missing:
+            if teacher.repair_stands:
+                self.publish(b"", "repair", agent)
+            teacher.look_at, teacher.repair_stands = None, False
+            return
+        if teacher.wait > REPAIR_S:
+            self.subscribe(agent)
+        fit = (MAX_MESSAGE_BYTES - rows.OVERHEAD_BYTES) // (self.data.n // 8 + 8)
+        missing = dict(list(missing.items())[:fit])  # The rest is asked for when these have come.
+        of_data = {"data": self.data.digest, "round": teacher.round, "n_samples": self.data.n}
+        self.publish(cbor2.dumps({"v": 1, **of_data, "missing": missing}), "repair", agent)
+        teacher.look_at, teacher.repair_stands = time.monotonic() + teacher.wait, True
+        teacher.wait = min(2 * teacher.wait, REPAIR_AT_MOST_S)
+
+    def subscribe(self, agent):
+        self.client.subscribe(self.topic("targets", self.data.digest.hex()[:16], agent=agent), qos=1)
+
+    def demand_now(self):
+        of_data = {"data": self.data.digest, "n_samples": self.data.n}
+        return cbor2.dumps({"v": 1, **of_data, "n_views": self.args.views, "samples": self.to_bits(self.wanted)})
+
+    def reconnected(self):
+        for agent, teacher in self.teachers.items():
+            teacher.repair_stands = True
+            self.subscribe(agent)
+            teacher.expect_rows()
+
+    def withdraw(self):
+        super().withdraw()
+        for agent in self.teachers:
+            self.publish(b"", "repair", agent)
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, help="NPZ file for view [N], id [N] and logits [N, K]")
+    parser.add_argument("--views", type=int, default=1, help="how many of each sample, up to 255")
+    parser.add_argument("--samples", type=int, help="only the first so many")
+    parser.add_argument("--teachers", nargs="*", help="agents to learn from; all if left out")
+    student = Student(parser.parse_args())
+    student.run()
+    if not student.teachers:
+        sys.exit("no teacher was heard")
+    views, ids, logits = student.mean_logits()
+    np.savez(student.args.out, view=views, id=ids, logits=logits)
+    right = (logits.argmax(1) == student.data.labels[ids]).mean() if len(ids) else 0.0
+    n_wanted = student.wanted.sum() * student.args.views
+    print(f"{len(ids)} of {n_wanted} rows, {right:.1%} of them right, data {student.data.digest.hex()}")

@@ -1,0 +1,98 @@
+//! The peers in Python that the examples have: agents learn from them and teach them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dkt_agent::config::AgentConfig;
+use dkt_tests::broker::Mosquitto;
+use dkt_tests::process::{Ended, Process, run};
+use dkt_tests::{config, repository};
+
+use crate::python::python;
+use crate::{exchange, start};
+
+/// The handwritten digits as a file that Python reads.
+fn digits(folder: &Path) -> PathBuf {
+    let file = folder.join("digits.npz");
+    let output = run(python([repository("agent/examples/peers/digits.py"), file.clone()]));
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    file
+}
+
+/// One of the scripts as agent `python` of the lab, with the padding of the other agents.
+fn peer(script: &str, digits: &Path, broker: &Mosquitto) -> Command {
+    let mut command = python([repository("agent/examples/peers").join(script)]);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(digits).args(["--broker", &broker.url()]);
+    command
+}
+
+/// Test accuracy of a head after an experience, on the images of each experience.
+fn accuracies(ended: &Ended, experience: usize, head: &str) -> Vec<f64> {
+    let evaluated = ended.evaluated();
+    let heads = &evaluated[experience].heads;
+    heads.iter().find(|h| h.head == head).unwrap().per_experience.clone()
+}
+
+/// Nothing that came was refused by those who got it.
+fn understood(stderr: &str) {
+    assert!(!stderr.contains("refused"), "{stderr}");
+}
+
+#[test]
+fn an_agent_of_a_secured_lab_learns_from_a_teacher_in_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::lab(&["alice", "python"]);
+    let keys = broker.certificates().of("python").ca;
+    let mut command = peer("teacher.py", &digits(folder.path()), &broker);
+    command.arg("--keys").arg(keys.parent().unwrap());
+    let mut teacher = Process::start(command);
+
+    let tls = Some(broker.certificates().of("alice"));
+    let mut taught = config::exchanging(folder.path(), "alice", &broker.url(), tls);
+    taught.exchange.teachers = vec!["python".parse().unwrap()];
+    taught.train.epochs = 16;
+    // Public images of all classes: those of the second experience are known to the teacher alone in the first.
+    taught.stream.proxy = 0.3;
+    let mut control = AgentConfig { agent: "control".parse().unwrap(), ..taught.clone() };
+    control.out = Some(folder.path().join("control"));
+    control.exchange.enabled = false;
+    let [taught, control] = [taught, control].map(|config| start(&config).end());
+
+    exchange::learned_from(&taught);
+    let student = |ended, experience| accuracies(ended, experience, "student");
+    let unseen = student(&taught, 0)[1];
+    assert!(accuracies(&taught, 0, "cl")[1] < 0.1, "her own labels say nothing of the second experience");
+    assert!(unseen > student(&control, 0)[1] + 0.4, "{unseen}, {:?}", student(&control, 0));
+    let [with, without] = [&taught, &control].map(|ended| student(ended, 1).iter().sum::<f64>() / 2.0);
+    assert!(with > 0.8 && with > without + 0.4, "{with} beside {without}");
+
+    teacher.terminate();
+    assert!(teacher.wait().success());
+    understood(&taught.stderr);
+    understood(&teacher.stderr.text());
+}
+
+#[test]
+fn a_student_in_python_is_taught_everything_that_it_demands() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let mut alice = config::exchanging(folder.path(), "alice", &broker.url(), None);
+    alice.stream.experiences = 1;
+    let alice = start(&alice);
+    let mut command = peer("student.py", &digits(folder.path()), &broker);
+    command.args(["--views", "2", "--out"]).arg(folder.path().join("targets.npz"));
+    let student = run(command);
+    let alice = alice.end();
+    alice.finished();
+
+    assert_eq!(student.code, Some(0), "{}", student.stderr);
+    let last = student.stdout.lines().last().unwrap();
+    let (rows, rest) = last.split_once(" rows, ").unwrap_or_else(|| panic!("{last}"));
+    assert_eq!(rows, "2866 of 2866", "two views of each image: {last}");
+    // A row under another image's number would be right by chance.
+    let right: f64 = rest.split_once('%').unwrap().0.parse().unwrap();
+    let accuracy = 100.0 * accuracies(&alice, 0, "cl")[0];
+    assert!(right > 80.0 && (right - accuracy).abs() < 10.0, "{right}% of the rows, {accuracy}% in testing");
+    understood(&alice.stderr);
+    understood(&student.stderr);
+}
