@@ -2,6 +2,7 @@
 
 import argparse
 import queue
+import re
 import signal
 import sys
 import time
@@ -37,16 +38,16 @@ class Peer:
         self.args, self.model, self.state = args, model, state
         self.data = Data(args.data, args.crop_padding, args.flip)
         self.session, self.round = time.time_ns(), 0
-        self.connected, self.announce_at, self.warned_at, self.n_refused = False, 0, None, 0
+        self.announce_at, self.warned_at, self.n_refused = float("inf"), float("-inf"), 0
         self.inbox = queue.Queue(MAX_QUEUED)
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, args.agent, protocol=mqtt.MQTTv311)
-        self.client.on_connect = lambda _c, _u, _f, reason, _p: reason.is_failure or self.put(True)
-        self.client.on_disconnect = lambda *_: self.put(False)
+        self.connected = self.client.is_connected
+        self.client.on_connect = lambda _c, _u, _f, reason, _p: reason.is_failure or self.inbox.put(None)
         self.client.on_message = lambda _c, _u, message: self.put(message)
 
-    def put(self, event):
+    def put(self, message):
         try:
-            self.inbox.put_nowait(event)
+            self.inbox.put_nowait(message)
         except queue.Full:
             pass  # What is lost here is said, or can be asked for, again.
 
@@ -61,43 +62,40 @@ class Peer:
         self.client.loop_start()
         try:
             while not self.tick():
-                self.take(TICK_S)
-                while not self.inbox.empty():
-                    self.take(0)
-                if self.connected and self.announce_at <= time.monotonic():
+                self.take()
+                if self.connected() and self.announce_at <= time.monotonic():
                     self.announce()
         except (KeyboardInterrupt, SystemExit):
             pass
         finally:
-            if self.connected:
+            if self.connected():
                 self.withdraw()
                 self.publish(self.status_now("offline"), "status").wait_for_publish(GOODBYE_S)
             self.client.disconnect()
             self.client.loop_stop()
 
-    def take(self, wait_s):
+    def take(self):
         try:
-            event = self.inbox.get(timeout=wait_s) if wait_s else self.inbox.get_nowait()
+            message = self.inbox.get(timeout=TICK_S)
         except queue.Empty:
             return
-        if not isinstance(event, mqtt.MQTTMessage):
-            self.connected = event
-            if event:
-                own = [self.topic(*leaf, agent="+") for leaf in (("status",), ("demand",), ("repair", self.args.agent))]
-                self.client.subscribe([(topic, 1) for topic in own])
-                self.announce()
-                self.reconnected()
+        if message is None:  # Connected, perhaps anew.
+            own = [self.topic(*leaf, agent="+") for leaf in (("status",), ("demand",), ("repair", self.args.agent))]
+            self.client.subscribe([(topic, 1) for topic in own])
+            self.announce()
+            self.reconnected()
             return
         try:
-            self.received(event)
+            self.received(message)
         except Exception as error:  # Whatever a peer sends must not end this one.
             self.n_refused += 1
-            if self.warned_at is None or self.warned_at + WARN_S < time.monotonic():
+            if self.warned_at + WARN_S < time.monotonic():
                 self.warned_at = time.monotonic()
-                print(f"refused {self.n_refused}, now {event.topic}: {error!r}", file=sys.stderr, flush=True)
+                print(f"refused {self.n_refused}, now {message.topic}: {error!r}", file=sys.stderr, flush=True)
 
     def received(self, message):
         _, _, _, agent, kind, *_ = message.topic.split("/")
+        expect(re.fullmatch("[a-z0-9_-]{1,64}", agent), "a name")
         expect(len(message.payload) <= MAX_MESSAGE_BYTES, "a shorter message")
         body = cbor2.loads(message.payload) if message.payload else None
         expect(body is None or body["v"] == 1, "version 1")

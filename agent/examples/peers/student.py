@@ -36,7 +36,7 @@ class Teacher:
 
 class Student(Peer):
     def __init__(self, args):
-        super().__init__(args, bytes(32), "online")  # it has no network that a digest could be of
+        super().__init__(args, bytes(32), "online")  # It has no network that a digest could be of.
         self.wanted = np.arange(self.data.n) < (args.samples or self.data.n)
         self.teachers = {}
 
@@ -86,7 +86,7 @@ class Student(Peer):
 
     def tick(self):
         for agent, teacher in self.teachers.items():
-            if self.connected and teacher.look_at and teacher.look_at <= time.monotonic():
+            if self.connected() and teacher.look_at and teacher.look_at <= time.monotonic():
                 self.ask(agent, teacher)
         heard = any((teacher.rounds > 0).any() for teacher in self.teachers.values())
         ended = all(t.state != "online" or not t.fits for t in self.teachers.values())
@@ -99,7 +99,7 @@ class Student(Peer):
         return views, ids, np.nanmean([of_one[views, ids] for of_one in logits], axis=0)
 
     def ask(self, agent, teacher):
-        missing = {view: self.to_bits(of_view) for view, of_view in enumerate(self.missing(teacher)) if of_view.any()}
+        missing = {view: self.to_bits(ids) for view, ids in enumerate(self.missing(teacher)) if ids.any()}
         if not missing:
             if teacher.repair_stands:
                 self.publish(b"", "repair", agent)
@@ -146,5 +146,4 @@ if __name__ == "__main__":
     views, ids, logits = student.mean_logits()
     np.savez(student.args.out, view=views, id=ids, logits=logits)
     right = (logits.argmax(1) == student.data.labels[ids]).mean() if len(ids) else 0.0
-    n_wanted = student.wanted.sum() * student.args.views
-    print(f"{len(ids)} of {n_wanted} rows, {right:.1%} of them right, data {student.data.digest.hex()}")
+    print(f"{len(ids)} of {student.wanted.sum() * student.args.views} rows, {right:.1%} of them right, data {student.data.digest.hex()}")

@@ -91,7 +91,7 @@ class Teacher(Peer):
 
     def tick(self):
         """Labels a chunk, once the broker has the one before."""
-        if not self.connected or self.sent and not self.sent.is_published():
+        if not self.connected() or self.sent and not self.sent.is_published():
             return
         batch = self.next_batch(rows.rows_per_chunk(len(self.data.classes)))
         if batch is None:
