@@ -1,4 +1,4 @@
-"""Rows of soft targets, as they stand in a message: `ids` and `logits` (docs/protocol.md, targets)."""
+"""Rows of soft targets: `ids` and `logits` of a message (docs/protocol.md, targets), and those a student holds."""
 
 import cbor2
 import numpy as np
@@ -34,6 +34,25 @@ def read(chunk, n_samples, n_classes):
     ids, first = np.unique(ids, return_index=True)
     expect(ids[-1] < n_samples, "samples of the training set")
     return ids, logits.reshape(-1, n_classes)[first]
+
+
+class Held:
+    """Rows of one teacher, by view and sample, each of the round it was labelled in; 0 is that of no row."""
+
+    def __init__(self, n_views, n_samples, n_classes):
+        self.rounds = np.zeros((n_views, n_samples), np.uint64)
+        self.logits = np.full((n_views, n_samples, n_classes), np.nan, np.float32)
+
+    def keep(self, view, ids, logits, round, wanted):
+        """Keeps what is wanted and newer than what is held; whether that was any."""
+        new = wanted[ids] & (self.rounds[view, ids] < round)
+        self.rounds[view, ids[new]] = round
+        self.logits[view, ids[new]] = logits[new]
+        return new.any()
+
+    def forget_rounds(self):
+        """Any row may replace those held, which are used until then."""
+        self.rounds[:] = 0
 
 
 def typed(item, *tags):

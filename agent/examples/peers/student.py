@@ -17,17 +17,15 @@ import rows
 from peer import MAX_MESSAGE_BYTES, Peer, arguments
 from rows import expect
 
-REPAIR_S, REPAIR_AT_MOST_S = 2, 60
-MAX_TEACHERS = 64
+# A teacher may be away for AWAY_S and come back; its last will may have come late.
+REPAIR_S, REPAIR_AT_MOST_S, AWAY_S, MAX_TEACHERS = 2, 60, 5, 64
 
 
 class Teacher:
-    """What is known and held of one teacher. A round of 0 is that of no row."""
+    """What is known of one teacher, and when to look whether rows of its are missing."""
 
-    def __init__(self, n_views, n_samples, n_classes):
-        self.session, self.round, self.state, self.fits = None, 0, "offline", False
-        self.rounds = np.zeros((n_views, n_samples), np.uint64)
-        self.logits = np.full((n_views, n_samples, n_classes), np.nan, np.float32)
+    def __init__(self, held):
+        self.session, self.round, self.state, self.fits, self.held = None, 0, "offline", False, held
         self.look_at, self.wait, self.repair_stands = None, REPAIR_S, True
 
     def expect_rows(self):
@@ -38,7 +36,7 @@ class Student(Peer):
     def __init__(self, args):
         super().__init__(args, bytes(32), "online")  # It has no network that a digest could be of.
         self.wanted = np.arange(self.data.n) < (args.samples or self.data.n)
-        self.teachers = {}
+        self.teachers, self.has_all_since = {}, None
 
     def status(self, agent, body):
         if self.args.teachers and agent not in self.args.teachers:
@@ -50,12 +48,12 @@ class Student(Peer):
             return
         if agent not in self.teachers:
             expect(len(self.teachers) < MAX_TEACHERS, "fewer teachers")
-            self.teachers[agent] = Teacher(self.args.views, self.data.n, len(self.data.classes))
+            self.teachers[agent] = Teacher(rows.Held(self.args.views, self.data.n, len(self.data.classes)))
         teacher = self.teachers[agent]
         came, before = teacher.state == "offline" or not teacher.fits, (teacher.session, teacher.round)
         if teacher.session != body["session"]:  # Its rounds count anew; what it said is used until it says more.
             teacher.session, teacher.round = body["session"], 0
-            teacher.rounds[:] = 0
+            teacher.held.forget_rounds()
         teacher.round = max(teacher.round, body["round"])
         teacher.state, teacher.fits = body["state"], self.fits(body)
         if came:
@@ -70,31 +68,32 @@ class Student(Peer):
         expect(body["session"] == teacher.session and 1 <= body["round"] <= teacher.round, "a round announced")
         expect(body["data"] == self.data.digest and body["view"] >= 0, "the same data")
         ids, logits = rows.read(body, self.data.n, len(self.data.classes))
-        if body["view"] >= self.args.views:
-            return
-        rounds = teacher.rounds[body["view"]]
-        new = self.wanted[ids] & (rounds[ids] < body["round"])
-        rounds[ids[new]] = body["round"]
-        teacher.logits[body["view"], ids[new]] = logits[new]
-        if new.any():
+        if body["view"] < self.args.views and teacher.held.keep(body["view"], ids, logits, body["round"], self.wanted):
             teacher.expect_rows()
 
     def missing(self, teacher):
         """[views, samples]"""
         asked = teacher.fits and teacher.state != "offline" and teacher.round > 0
-        return self.wanted & (teacher.rounds < teacher.round) & asked
+        return self.wanted & (teacher.held.rounds < teacher.round) & asked
 
     def tick(self):
         for agent, teacher in self.teachers.items():
             if self.connected() and teacher.look_at and teacher.look_at <= time.monotonic():
                 self.ask(agent, teacher)
-        heard = any((teacher.rounds > 0).any() for teacher in self.teachers.values())
-        ended = all(t.state != "online" or not t.fits for t in self.teachers.values())
-        return heard and ended and not any(self.missing(t).any() for t in self.teachers.values())
+        return self.has_all()
+
+    def has_all(self):
+        """Whether nothing more will come: at once if it has every row, after a while if a teacher is away."""
+        teachers = [teacher for teacher in self.teachers.values() if teacher.fits]
+        if not any(t.held.rounds.any() for t in teachers) or any(t.state == "online" or self.missing(t).any() for t in teachers):
+            self.has_all_since = None
+            return False
+        self.has_all_since = self.has_all_since or time.monotonic()
+        return all(t.state == "finished" for t in teachers) or self.has_all_since + AWAY_S < time.monotonic()
 
     def mean_logits(self):
         """Views [N], ids [N] and logits [N, K] of all rows that any teacher has labelled."""
-        logits = [teacher.logits for teacher in self.teachers.values()]
+        logits = [teacher.held.logits for teacher in self.teachers.values()]
         views, ids = np.nonzero(np.any([np.isfinite(of_one[..., 0]) for of_one in logits], axis=0))
         return views, ids, np.nanmean([of_one[views, ids] for of_one in logits], axis=0)
 
