@@ -3,8 +3,8 @@
     python3 digits.py digits.npz
     python3 student.py digits.npz --fleet lab --agent python --crop-padding 1 --out targets.npz
 
-It demands samples of the training set and stays until each of its teachers has trained its stream, or gone, and none of
-their rows is missing. It writes the teachers' mean logits, which a network of any kind can be trained towards.
+It demands samples of the training set and stays until each teacher that has begun a round has trained its stream, or gone,
+and none of their rows is missing. It writes the teachers' mean logits, which a network of any kind can be trained towards.
 """
 
 import sys
@@ -50,7 +50,8 @@ class Student(Peer):
             expect(len(self.teachers) < MAX_TEACHERS, "fewer teachers")
             self.teachers[agent] = Teacher(rows.Held(self.args.views, self.data.n, len(self.data.classes)))
         teacher = self.teachers[agent]
-        came, before = teacher.state == "offline" or not teacher.fits, (teacher.session, teacher.round)
+        came = teacher.state == "offline" or not teacher.fits
+        before = teacher.session, teacher.round
         if teacher.session != body["session"]:  # Its rounds count anew; what it said is used until it says more.
             teacher.session, teacher.round = body["session"], 0
             teacher.held.forget_rounds()
@@ -84,8 +85,9 @@ class Student(Peer):
 
     def has_all(self):
         """Whether nothing more will come: at once if it has every row, after a while if a teacher is away."""
-        teachers = [teacher for teacher in self.teachers.values() if teacher.fits]
-        if not any(t.held.rounds.any() for t in teachers) or any(t.state == "online" or self.missing(t).any() for t in teachers):
+        teachers = [t for t in self.teachers.values() if t.fits and t.round > 0]
+        heard = any(t.held.rounds.any() for t in teachers)
+        if not heard or any(t.state == "online" or self.missing(t).any() for t in teachers):
             self.has_all_since = None
             return False
         self.has_all_since = self.has_all_since or time.monotonic()
@@ -140,9 +142,8 @@ if __name__ == "__main__":
     parser.add_argument("--teachers", nargs="*", help="agents to learn from; all if left out")
     student = Student(parser.parse_args())
     student.run()
-    if not student.teachers:
-        sys.exit("no teacher was heard")
-    views, ids, logits = student.mean_logits()
+    views, ids, logits = student.mean_logits() if student.teachers else sys.exit("no teacher was heard")
     np.savez(student.args.out, view=views, id=ids, logits=logits)
     right = (logits.argmax(1) == student.data.labels[ids]).mean() if len(ids) else 0.0
-    print(f"{len(ids)} of {student.wanted.sum() * student.args.views} rows, {right:.1%} of them right, data {student.data.digest.hex()}")
+    n_wanted = student.wanted.sum() * student.args.views
+    print(f"{len(ids)} of {n_wanted} rows, {right:.1%} of them right")
