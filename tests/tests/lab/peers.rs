@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dkt_agent::config::AgentConfig;
+use dkt_agent::telemetry::event::Event;
 use dkt_tests::broker::Mosquitto;
+use dkt_tests::peer::Peer;
 use dkt_tests::process::{Ended, Process, run};
 use dkt_tests::{config, repository};
 
@@ -95,4 +97,35 @@ fn a_student_in_python_is_taught_everything_that_it_demands() {
     assert!(right > 80.0 && (right - accuracy).abs() < 10.0, "{right}% of the rows, {accuracy}% in testing");
     understood(&alice.stderr);
     understood(&student.stderr);
+}
+
+#[test]
+fn a_peer_of_a_newer_version_is_refused_and_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::dev();
+    let mut carol = Peer::connect(broker.port, "carol", None).unwrap();
+    assert!(carol.subscribe("dkt/1/lab/alice/status"));
+    let mut alice = config::exchanging(folder.path(), "alice", &broker.url(), None);
+    alice.exchange.wait_for_peers = 0;
+    alice.train.epochs = 100_000;
+    let mut alice = start(&alice);
+
+    // Alice's status in Carol's mouth would make her a peer, but for the version.
+    let status = carol.next("Alice's status").payload;
+    let [mut newer, same] = [status.clone(), status];
+    let v = newer.windows(3).position(|bytes| *bytes == [0x61, b'v', 1]).unwrap();
+    newer[v + 2] = 2;
+    carol.publish("dkt/2/lab/carol/status", &newer, true);
+    carol.publish("dkt/1/lab/carol/status", &newer, true);
+    alice.said("expected protocol version 1, found 2");
+    let peers = |event: &Event| match event {
+        Event::Epoch(epoch) => Some(epoch.n_peers),
+        _ => None,
+    };
+    assert_eq!(alice.wait_from_now("an epoch beside nobody", peers), 0);
+    carol.publish("dkt/1/lab/carol/status", &same, true);
+    alice.wait_for("an epoch beside Carol", |event| peers(event).filter(|n| *n == 1));
+    alice.terminate();
+    let ended = alice.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
