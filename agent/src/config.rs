@@ -5,6 +5,7 @@
 mod class_order;
 mod data;
 mod distill;
+mod encoding;
 pub mod lab;
 mod members;
 mod optimizer;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::data::{ColorJitterConfig, DataConfig, GivenNormalization, Measured, NormalizationConfig};
 pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
+pub use self::encoding::EncodingConfig;
 pub use self::optimizer::OptimizerConfig;
 pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
 pub use self::stream::StreamConfig;
@@ -160,6 +162,11 @@ pub struct ExchangeConfig {
     pub rows_per_step: usize,
     /// Upper bound of one message of soft targets. Default: 65536.
     pub chunk_bytes: usize,
+    /// How rows of soft targets are written: `f32`, `f16`, `u8` or `{ top_k = 2 }`. Default: `f16`.
+    pub encoding: EncodingConfig,
+    /// A row is not sent again in a new round while no more of its softmax (at `train.distill.temperature`) has moved
+    /// than this share; 0 sends every row in every round. Default: 0.
+    pub delta: f32,
     /// Number of peers to wait for before training begins. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
@@ -180,6 +187,8 @@ impl Default for ExchangeConfig {
             refresh_epochs: 2,
             rows_per_step: 64,
             chunk_bytes: 64 * 1024,
+            encoding: EncodingConfig::F16,
+            delta: 0.0,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
             linger_s: 60.0,
@@ -271,7 +280,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 12] = [
+        let checks: [Check; 14] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -307,6 +316,18 @@ impl AgentConfig {
                 (1024..=1024 * 1024).contains(&exchange.chunk_bytes),
                 "between 1024 and 1048576 bytes",
                 exchange.chunk_bytes.to_string(),
+            ),
+            (
+                "exchange.encoding",
+                exchange.encoding.is_sound(),
+                "\"f32\", \"f16\", \"u8\" or a top_k from 1 to 4096",
+                format!("{:?}", exchange.encoding),
+            ),
+            (
+                "exchange.delta",
+                (0.0..=1.0).contains(&exchange.delta),
+                "a share from 0 to 1",
+                exchange.delta.to_string(),
             ),
             (
                 "exchange.wait_at_most_s",

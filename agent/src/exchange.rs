@@ -8,6 +8,8 @@ pub mod broker;
 pub mod connection;
 pub mod engine;
 pub mod message;
+pub mod rows;
+pub mod sample_list;
 pub mod target_store;
 mod tls;
 pub mod topic;

@@ -32,6 +32,8 @@ impl Agent<'_> {
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
             chunk_bytes: exchange.chunk_bytes,
+            encoding: exchange.encoding.encoding(),
+            delta: exchange.delta,
             limits: Limits::default(),
         };
         Link::start(engine, connection, self.stop)

@@ -2,14 +2,18 @@
 //! random number; time comes in with each event.
 
 mod learning;
+mod sending;
+mod sent;
 mod teaching;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::learning::Learning;
+use self::sending::Sending;
 use self::teaching::Teaching;
 use super::message::{AgentState, Message, Status};
+use super::rows::Encoding;
 use super::topic::{Leaf, Topic, common_filters};
 use super::wire::MAX_SAMPLES;
 use crate::ids::{AgentId, Digest, FleetId, Round, SampleId, View};
@@ -35,6 +39,10 @@ pub struct EngineConfig {
     pub teachers: Vec<AgentId>,
     /// Upper bound of one message of soft targets.
     pub chunk_bytes: usize,
+    /// Of the rows sent.
+    pub encoding: Encoding,
+    /// Rows are not sent again in a new round while no more of their softmax has moved than this; 0 sends all.
+    pub delta: f32,
     pub limits: Limits,
 }
 
@@ -51,6 +59,8 @@ pub struct Limits {
     pub max_target_bytes: usize,
     /// Bound of the memory that demands of students take.
     pub max_teaching_bytes: usize,
+    /// Bound of the memory of rows sent, where there is a `delta`; rows beyond it are sent each round.
+    pub max_sent_bytes: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +71,7 @@ impl Default for Limits {
             announce_every: Duration::from_secs(60),
             max_target_bytes: 256 * 1024 * 1024,
             max_teaching_bytes: 64 * 1024 * 1024,
+            max_sent_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -115,11 +126,19 @@ pub struct Stats {
     pub chunks_in: u64,
     pub chunks_out: u64,
     pub rows_applied: u64,
+    /// Held, and said by their teacher to be the same in a new round.
+    pub rows_renewed: u64,
+    /// Said to be the same and not held.
+    pub rows_lacking: u64,
     pub rows_stale: u64,
     pub rows_unwanted: u64,
     pub rows_over_bound: u64,
     /// Labelled by the own network and not sent.
     pub rows_not_finite: u64,
+    /// Said to be the same as in an earlier round, instead of being sent.
+    pub rows_same_out: u64,
+    /// Sent though they may have hardly changed: there was no room to remember what was sent before.
+    pub rows_not_remembered: u64,
     pub repairs_out: u64,
     pub repairs_in: u64,
     /// Messages not taken, by reason.
@@ -169,6 +188,7 @@ pub struct Engine {
     peers: BTreeMap<AgentId, Peer>,
     learning: Learning,
     teaching: Teaching,
+    sending: Sending,
     stats: Stats,
 }
 
@@ -177,6 +197,7 @@ impl Engine {
         Engine {
             learning: Learning::new(&config),
             teaching: Teaching::new(&config),
+            sending: Sending::new(&config),
             state: AgentState::Online,
             round: Round(0),
             connected: false,
@@ -199,15 +220,19 @@ impl Engine {
         let mut actions = Vec::new();
         match event {
             Event::Connected => self.connected(now, &mut actions),
-            Event::Disconnected => self.connected = false,
+            Event::Disconnected => {
+                self.connected = false;
+                self.sending.disconnected();
+            }
             Event::Received { topic, message } => self.received(topic, message, now, &mut actions),
             Event::Demand { samples, n_views } => self.demand(&samples, n_views, now, &mut actions),
             Event::RoundStarted(round) => {
+                self.send_held(&mut actions);
                 self.round = round;
                 self.teaching.start_round();
                 actions.push(self.publish_status());
             }
-            Event::Labelled { view, ids, logits } => self.labelled(view, &ids, &logits, &mut actions),
+            Event::Labelled { view, ids, logits } => self.labelled(view, &ids, &logits, now, &mut actions),
             Event::Finished => {
                 self.state = AgentState::Finished;
                 self.withdraw(now, &mut actions);
@@ -218,9 +243,11 @@ impl Engine {
                     self.announce(now, &mut actions);
                 }
                 self.ask_for_missing(now, &mut actions);
+                self.send_old(now, &mut actions);
             }
             Event::Tick => {}
             Event::Stopping => {
+                self.send_held(&mut actions);
                 self.state = AgentState::Offline;
                 self.withdraw(now, &mut actions);
                 actions.push(self.publish_status());
@@ -240,7 +267,8 @@ impl Engine {
         if self.round == Round(0) || !self.connected {
             return None;
         }
-        self.teaching.next(max, |id| self.peers.get(id).is_some_and(Peer::is_student))
+        let is_student = |id: &AgentId| self.peers.get(id).is_some_and(Peer::is_student);
+        self.teaching.next(max, &mut self.sending.sent, is_student)
     }
 
     /// Writes the teachers' mean logits for one view of a sample. False, and `out` untouched, without any.

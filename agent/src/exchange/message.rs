@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::rows::Rows;
+use super::sample_list::SampleList;
 use crate::ids::{Digest, Round, SampleId, View};
 
 /// A set of samples of one data set, a bit each: sample i is bit i % 8 of byte i / 8.
@@ -101,6 +103,12 @@ pub struct Demand {
     pub samples: SampleSet,
 }
 
+impl Demand {
+    pub fn wants(&self, id: SampleId, view: View) -> bool {
+        view.0 < self.n_views && self.samples.contains(id)
+    }
+}
+
 /// What a student lacks of a teacher's round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
@@ -122,10 +130,22 @@ pub struct TargetChunk {
     /// Softmax divisor that the teacher trains its own student head with; the logits are not divided by it.
     pub temperature: f32,
     pub view: View,
-    /// Each once.
-    pub ids: Vec<SampleId>,
-    /// `[ids, classes]`, raw.
-    pub logits: Vec<f32>,
+    pub n_classes: usize,
+    /// Each once; may be empty where `same` is given.
+    pub ids: SampleList,
+    /// Raw logits, a row for each of `ids`.
+    pub rows: Rows,
+    pub same: Option<Same>,
+}
+
+/// Samples whose rows have hardly changed: whoever holds one that this session sent in round `base` or later holds
+/// what is to be learned in the chunk's round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Same {
+    /// Before the chunk's.
+    pub base: Round,
+    /// At least one.
+    pub ids: SampleList,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -12,6 +12,10 @@ const ROW_OVERHEAD_BYTES: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     pub applied: u64,
+    /// Said to be the same as what is held.
+    pub renewed: u64,
+    /// Said to be the same as what is not held: to be asked for.
+    pub lacking: u64,
     /// Not newer than what is held.
     pub stale: u64,
     /// Not demanded.
@@ -43,7 +47,7 @@ impl TargetStore {
     /// Rows that are not demanded any more are let go.
     pub fn demand(&mut self, demand: Demand) {
         for rows in self.teachers.values_mut() {
-            rows.retain(|(id, view), _| is_wanted(&demand, *id, *view));
+            rows.retain(|(id, view), _| demand.wants(*id, *view));
         }
         self.n_rows = self.teachers.values().map(HashMap::len).sum();
         self.wanted = Some(demand);
@@ -58,21 +62,24 @@ impl TargetStore {
         self.wanted.as_ref()
     }
 
-    /// Keeps those rows that are demanded and newer than what is held.
+    /// Keeps those rows that are demanded and newer than what is held, and takes those for new that are said to be
+    /// the same. The chunk is of as many classes as the store.
     pub fn apply(&mut self, teacher: &AgentId, chunk: &TargetChunk) -> Applied {
         let mut counts = Applied::default();
         let Some(wanted) = &self.wanted else {
-            return Applied { unwanted: chunk.ids.len() as u64, ..counts };
+            let n_same = chunk.same.as_ref().map_or(0, |same| same.ids.len());
+            return Applied { unwanted: (chunk.ids.len() + n_same) as u64, ..counts };
         };
+        let mut logits = vec![0.0; self.n_classes];
         let rows = self.teachers.entry(teacher.clone()).or_default();
-        for (id, logits) in chunk.ids.iter().zip(chunk.logits.chunks_exact(self.n_classes)) {
-            let key = (*id, chunk.view);
-            if !is_wanted(wanted, *id, chunk.view) {
+        for (i, id) in chunk.ids.iter().enumerate() {
+            let key = (id, chunk.view);
+            if !wanted.wants(id, chunk.view) {
                 counts.unwanted += 1;
             } else if let Some((round, held)) = rows.get_mut(&key) {
                 if chunk.round > *round {
                     *round = chunk.round;
-                    held.copy_from_slice(logits);
+                    chunk.rows.unpack(i, held);
                     counts.applied += 1;
                 } else {
                     counts.stale += 1;
@@ -80,9 +87,22 @@ impl TargetStore {
             } else if self.n_rows >= self.max_rows {
                 counts.over_bound += 1;
             } else {
-                rows.insert(key, (chunk.round, logits.into()));
+                chunk.rows.unpack(i, &mut logits);
+                rows.insert(key, (chunk.round, logits.as_slice().into()));
                 self.n_rows += 1;
                 counts.applied += 1;
+            }
+        }
+        for (id, base) in chunk.same.iter().flat_map(|same| same.ids.iter().map(|id| (id, same.base))) {
+            let held = rows.get_mut(&(id, chunk.view)).map(|(round, _)| round);
+            match held {
+                _ if !wanted.wants(id, chunk.view) => counts.unwanted += 1,
+                Some(round) if *round >= chunk.round => counts.stale += 1,
+                Some(round) if *round >= base => {
+                    *round = chunk.round;
+                    counts.renewed += 1;
+                }
+                _ => counts.lacking += 1,
             }
         }
         counts
@@ -136,8 +156,4 @@ impl TargetStore {
     pub fn n_rows(&self) -> usize {
         self.n_rows
     }
-}
-
-fn is_wanted(demand: &Demand, id: SampleId, view: View) -> bool {
-    view.0 < demand.n_views && demand.samples.contains(id)
 }

@@ -3,6 +3,7 @@
 //! Decoding checks everything that can be checked without knowing the peer: version, sizes, finite logits. It
 //! allocates in proportion to the message's own length, whatever lengths it declares.
 
+mod sample_list;
 mod targets;
 
 use std::borrow::Cow;
@@ -12,7 +13,6 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
-pub use self::targets::rows_per_chunk;
 use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status};
 use super::topic::Leaf;
 use crate::ids::{Digest, Round, View};
@@ -161,6 +161,11 @@ fn typed<'a>(tag: u64, bytes: Vec<u8>) -> Tagged<Octets<'a>> {
 
 /// Everything in a message that is not a row of soft targets or a set of samples, rounded up.
 const OVERHEAD_BYTES: usize = 256;
+
+/// Bytes of rows and ids that a message of soft targets of `max_bytes` has room for.
+pub fn chunk_room(max_bytes: usize) -> usize {
+    max_bytes.min(MAX_MESSAGE_BYTES).saturating_sub(OVERHEAD_BYTES)
+}
 
 /// Views that fit into a repair, at least 1.
 pub fn views_per_repair(n_samples: u32) -> usize {

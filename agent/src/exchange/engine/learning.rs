@@ -95,7 +95,7 @@ impl Engine {
             return self.stats.refuse("not a teacher of ours");
         }
         let n_classes = self.config.classes.len();
-        if chunk.data != self.config.data || chunk.logits.len() != chunk.ids.len() * n_classes {
+        if chunk.data != self.config.data || chunk.n_classes != n_classes {
             return self.stats.refuse("other data");
         }
         // The status alone says which run of the teacher counts and how far it is. A chunk that overtakes it is
@@ -112,10 +112,12 @@ impl Engine {
         }
         self.stats.chunks_in += 1;
         self.stats.rows_applied += counts.applied;
+        self.stats.rows_renewed += counts.renewed;
+        self.stats.rows_lacking += counts.lacking;
         self.stats.rows_stale += counts.stale;
         self.stats.rows_unwanted += counts.unwanted;
         self.stats.rows_over_bound += counts.over_bound;
-        if counts.applied > 0 {
+        if counts.applied + counts.renewed > 0 {
             self.learning.expect(teacher, now);
         }
     }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, Engine, EngineConfig, MAX_PEERS, Peer};
-use crate::exchange::message::{Demand, Message, Repair, SampleSet, TargetChunk};
-use crate::exchange::topic::Leaf;
-use crate::exchange::wire::rows_per_chunk;
+use super::sent::Sent;
+use super::{Engine, EngineConfig, MAX_PEERS, Peer};
+use crate::exchange::message::{Demand, Repair, SampleSet};
 use crate::ids::{AgentId, SampleId, View};
 
 /// What a demand takes beside its set, rounded up.
@@ -64,7 +63,13 @@ impl Teaching {
     }
 
     /// False, and nothing changed, if there is no room for another demand.
-    fn demand(&mut self, student: AgentId, demand: Demand, is_student: impl Fn(&AgentId) -> bool) -> bool {
+    fn demand(
+        &mut self,
+        student: AgentId,
+        demand: Demand,
+        sent: &mut Sent,
+        is_student: impl Fn(&AgentId) -> bool,
+    ) -> bool {
         let before = self.demands.get(&student);
         if before == Some(&demand) {
             return true;
@@ -77,6 +82,8 @@ impl Teaching {
             }
             work.done.subtract(&fresh);
         }
+        let held = |id, view| before.is_some_and(|before| before.wants(id, view));
+        sent.ask(|id, view| demand.wants(id, view) && !held(id, view));
         if before.is_none() && self.demands.len() >= self.max_demands {
             self.demands.retain(|id, _| is_student(id));
             if self.demands.len() >= self.max_demands {
@@ -101,20 +108,30 @@ impl Teaching {
         self.changed = true;
     }
 
-    /// The next samples of one view; views take turns.
+    /// The next samples of one view. Views take turns, each until its last sample, so that what is labelled one after
+    /// another goes into one message.
     pub fn next(
         &mut self,
         max: usize,
+        sent: &mut Sent,
         is_student: impl Fn(&AgentId) -> bool,
     ) -> Option<(View, Vec<SampleId>)> {
         if std::mem::take(&mut self.changed) {
             self.renew(is_student);
+            // Those who are away for a while still hold what they have.
+            sent.keep(|id, view| self.demands.values().any(|demand| demand.wants(id, view)));
         }
         let n_views = self.views.len();
         let view =
             (self.turn..self.turn + n_views).map(|v| v % n_views).find(|v| self.views[*v].n_left > 0)?;
-        self.turn = (view + 1) % n_views;
-        Some((View(view as u8), self.views[view].take(max)))
+        let ids = self.views[view].take(max);
+        self.turn = if self.views[view].cursor == 0 { (view + 1) % n_views } else { view };
+        Some((View(view as u8), ids))
+    }
+
+    /// Nothing is left to label, as far as is known.
+    pub fn is_done(&self) -> bool {
+        self.views.iter().all(|work| work.n_left == 0)
     }
 
     fn renew(&mut self, is_student: impl Fn(&AgentId) -> bool) {
@@ -142,15 +159,19 @@ impl Teaching {
 }
 
 impl ViewWork {
-    /// Up to `max` samples that are left to do, from the cursor on.
+    /// Up to `max` samples that are left to do, from the cursor on, which ends at 0 behind the last.
     fn take(&mut self, max: usize) -> Vec<SampleId> {
         let n = self.wanted.n_samples();
-        let from_cursor = (self.cursor..n).chain(0..self.cursor).map(SampleId);
         let is_left = |id: &SampleId| self.wanted.contains(*id) && !self.done.contains(*id);
-        let ids: Vec<SampleId> = from_cursor.filter(is_left).take(max.min(self.n_left)).collect();
+        let left_from = |cursor: u32| (cursor..n).map(SampleId).filter(is_left);
+        if left_from(self.cursor).next().is_none() {
+            self.cursor = 0;
+        }
+        let mut left = left_from(self.cursor);
+        let ids: Vec<SampleId> = left.by_ref().take(max.min(self.n_left)).collect();
+        self.cursor = left.next().map_or(0, |next| next.0);
         ids.iter().for_each(|id| self.done.insert(*id));
         self.n_left -= ids.len();
-        self.cursor = ids.last().map_or(0, |last| last.0 + 1);
         ids
     }
 }
@@ -164,7 +185,8 @@ impl Engine {
             self.teaching.forget(&student);
             return self.stats.refuse("views beyond the bound");
         }
-        if !self.teaching.demand(student, demand, |id| self.peers.get(id).is_some_and(Peer::is_student)) {
+        let is_student = |id: &AgentId| self.peers.get(id).is_some_and(Peer::is_student);
+        if !self.teaching.demand(student, demand, &mut self.sending.sent, is_student) {
             self.stats.refuse("demands beyond the bound");
         }
     }
@@ -183,40 +205,5 @@ impl Engine {
         }
         self.stats.repairs_in += 1;
         self.teaching.relabel(&repair.missing);
-    }
-
-    /// Publishes labelled rows, as few messages as the bound allows.
-    pub(super) fn labelled(
-        &mut self,
-        view: View,
-        ids: &[SampleId],
-        logits: &[f32],
-        actions: &mut Vec<Action>,
-    ) {
-        let n_classes = self.config.classes.len();
-        let rows = ids.iter().zip(logits.chunks_exact(n_classes));
-        // One row that is not finite would have its whole chunk refused.
-        let (sound, unsound): (Vec<_>, Vec<_>) =
-            rows.partition(|(_, logits)| logits.iter().all(|v| v.is_finite()));
-        if !unsound.is_empty() && self.stats.rows_not_finite == 0 {
-            let text = "the network's logits are not finite; such rows are not sent to peers";
-            actions.push(Action::Warn(text.to_owned()));
-        }
-        self.stats.rows_not_finite += unsound.len() as u64;
-        for rows in sound.chunks(rows_per_chunk(n_classes, self.config.chunk_bytes)) {
-            self.stats.chunks_out += 1;
-            let message = Message::Targets(TargetChunk {
-                session: self.config.session,
-                data: self.config.data,
-                model: self.config.model,
-                round: self.round,
-                temperature: self.config.temperature,
-                view,
-                ids: rows.iter().map(|(id, _)| **id).collect(),
-                logits: rows.iter().flat_map(|(_, logits)| *logits).copied().collect(),
-            });
-            let topic = self.topic(Leaf::Targets { data: self.config.data.short() });
-            actions.push(Action::Publish { topic, message, retain: false });
-        }
     }
 }
