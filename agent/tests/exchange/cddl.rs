@@ -8,7 +8,7 @@ use dkt_agent::exchange::wire::{decode, encode};
 use proptest::prelude::*;
 use serde_cbor::Value;
 
-use crate::messages::{any_message, fields, key, one_of_each, seeded, with, without};
+use crate::messages::{any_message, fields, forms_of_targets, key, one_of_each, seeded, with, without};
 
 const CDDL: &str = include_str!("../../../docs/protocol.cddl");
 const KINDS: [&str; 4] = ["status", "demand", "repair", "targets"];
@@ -60,6 +60,51 @@ fn a_missing_field_is_refused() {
                 validate(kind(&message), &without(&bytes, &name)).is_err(),
                 "{message:?} without `{name}`"
             );
+        }
+    }
+}
+
+#[test]
+fn every_form_of_soft_targets_is_allowed_and_lacks_nothing() {
+    for message in forms_of_targets() {
+        let bytes = encode(&message);
+        assert_eq!(validate("targets", &bytes), Ok(()), "{message:?}");
+        let fields = fields(&bytes);
+        for name in ["ids", "logits", "scale", "offset", "rest", "classes"] {
+            // Where other samples are the same, such a message is allowed as one that says only that.
+            if fields.contains_key(&key(name)) && !fields.contains_key(&key("same")) {
+                let part = validate("targets", &without(&bytes, name));
+                // Without its classes a row is one of fewer logits: the file does not count them.
+                let is_dense = ["classes", "rest"].contains(&name);
+                assert!(part.is_err() || is_dense, "{message:?} without `{name}`");
+            }
+        }
+    }
+}
+
+/// What the file refuses in one form the decoder refuses too.
+#[test]
+fn wrong_forms_of_soft_targets_are_refused_by_both() {
+    let bytes = |n: usize| Value::Bytes(vec![1; n]);
+    let tagged = |tag: u64, n: usize| Value::Tag(tag, Box::new(bytes(n)));
+    let same = |base: Value, ids: Value| Value::Map(BTreeMap::from([(key("base"), base), (key("ids"), ids)]));
+    let window = |first: i128, bits: Value| Value::Array(vec![Value::Integer(first), bits]);
+    let cases = [
+        (2, "scale", vec![bytes(4), tagged(80, 4), Value::Array(vec![Value::Float(0.5); 2])]),
+        (2, "offset", vec![bytes(4), tagged(64, 2)]),
+        (2, "ids", vec![window(8_000_000, bytes(1)), window(-1, bytes(1)), Value::Array(vec![bytes(1)])]),
+        (3, "logits", vec![bytes(4), tagged(64, 2), tagged(70, 8)]),
+        (10, "same", vec![same(Value::Integer(0), window(0, bytes(1))), same(Value::Integer(1), bytes(4))]),
+        (10, "same", vec![same(Value::Integer(1), tagged(64, 4)), Value::Null, window(1, bytes(1))]),
+    ];
+    for (of, name, values) in cases {
+        let encoded = encode(&forms_of_targets().swap_remove(of));
+        assert!(fields(&encoded).contains_key(&key(name)), "`{name}`");
+        let [.., (leaf, _)] = one_of_each();
+        for value in values {
+            let wrong = with(&encoded, name, value.clone());
+            assert!(validate("targets", &wrong).is_err(), "`{name}` {value:?} is allowed");
+            assert!(decode(&leaf, &wrong).is_err(), "`{name}` {value:?} is read");
         }
     }
 }

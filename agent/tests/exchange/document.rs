@@ -1,7 +1,9 @@
 //! The examples of docs/protocol.md are what the encoder writes, and say what they are said to say.
 
 use dkt_agent::exchange::engine::{Limits, MAX_PEERS};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Status, TargetChunk};
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Same, Status, TargetChunk};
+use dkt_agent::exchange::rows::{Encoding, Rows};
+use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Topic;
 use dkt_agent::exchange::wire::{
     MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_SAMPLES, decode, encode,
@@ -9,7 +11,7 @@ use dkt_agent::exchange::wire::{
 use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
 
-use crate::messages::{fields, one_of_each, samples};
+use crate::messages::{fields, forms_of_targets, one_of_each, samples};
 
 const DOCUMENT: &str = include_str!("../../../docs/protocol.md");
 
@@ -42,8 +44,10 @@ fn examples() -> Vec<(&'static str, Message)> {
                 round: Round(1),
                 temperature: 2.0,
                 view: View(0),
-                ids: vec![SampleId(0), SampleId(3), SampleId(17)],
-                logits: vec![1.5, -0.25, -3.0, 0.5, 2.0, 2.0],
+                n_classes: 2,
+                ids: vec![SampleId(0), SampleId(3), SampleId(17)].into(),
+                rows: Rows::pack(Encoding::F16, &[1.5, -0.25, -3.0, 0.5, 2.0, 2.0], 2, 2.0),
+                same: None,
             }),
         ),
         (
@@ -54,7 +58,36 @@ fn examples() -> Vec<(&'static str, Message)> {
                 missing: [(View(1), samples(20, &[0, 3, 17]))].into(),
             }),
         ),
+        ("dkt/1/lab/bob/targets/DATA", Message::Targets(other_form(Encoding::U8))),
+        ("dkt/1/lab/bob/targets/DATA", Message::Targets(other_form(Encoding::TopK(2)))),
+        (
+            "dkt/1/lab/bob/targets/DATA",
+            Message::Targets(TargetChunk {
+                round: Round(2),
+                ids: vec![SampleId(3)].into(),
+                rows: Rows::pack(Encoding::F16, &[-1.0, 0.5, 0.25, 2.0], 4, 2.0),
+                same: Some(Same { base: Round(1), ids: SampleList::shortest(&[0, 4, 17].map(SampleId)) }),
+                ..other_form(Encoding::F16)
+            }),
+        ),
     ]
+}
+
+/// Rows of two samples in four classes.
+fn other_form(encoding: Encoding) -> TargetChunk {
+    let logits = [5.0, -0.25, 0.5, 1.0, -1.0, 0.0, 0.25, 2.0];
+    TargetChunk {
+        session: 1_767_225_600_000_000,
+        data: Digest::of(b"the data of the example"),
+        model: Digest::of(b"the model of the example"),
+        round: Round(1),
+        temperature: 2.0,
+        view: View(1),
+        n_classes: 4,
+        ids: SampleList::shortest(&[3, 17].map(SampleId)),
+        rows: Rows::pack(encoding, &logits, 4, 2.0),
+        same: None,
+    }
 }
 
 /// Diagnostic notation (RFC 8949, section 8) of a message, one field a line, and the same in hexadecimal, one line
@@ -150,7 +183,9 @@ fn the_worked_example_reads_back() {
 #[test]
 fn every_field_of_every_message_is_described() {
     let sections = ["### status", "### demand", "### repair", "### targets"];
-    for (heading, (_, message)) in sections.iter().zip(one_of_each()) {
+    let of_each = sections.into_iter().zip(one_of_each().map(|(_, message)| message));
+    let forms = forms_of_targets().into_iter().map(|message| ("### targets", message));
+    for (heading, message) in of_each.chain(forms) {
         let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no `{heading}`"));
         let section = DOCUMENT[start + 5..].split("\n#").next().unwrap();
         for name in fields(&encode(&message)).into_keys() {
@@ -165,8 +200,14 @@ fn every_field_of_every_message_is_described() {
 
 #[test]
 fn the_bounds_and_times_are_those_of_the_code() {
-    let Limits { repair_after, repair_at_most, announce_every, max_target_bytes, max_teaching_bytes } =
-        Limits::default();
+    let Limits {
+        repair_after,
+        repair_at_most,
+        announce_every,
+        max_target_bytes,
+        max_teaching_bytes,
+        max_sent_bytes,
+    } = Limits::default();
     let rows = [
         ("message", MAX_MESSAGE_BYTES as u64, " bytes"),
         ("samples of a data set", MAX_SAMPLES.into(), ""),
@@ -175,6 +216,7 @@ fn the_bounds_and_times_are_those_of_the_code() {
         ("peers known at once", MAX_PEERS as u64, ""),
         ("memory of rows held", max_target_bytes as u64, " bytes"),
         ("memory of demands and views to be labelled", max_teaching_bytes as u64, " bytes"),
+        ("memory of rows sent, with a delta", max_sent_bytes as u64, " bytes"),
         ("first wait before a repair", repair_after.as_secs(), " s"),
         ("longest wait before a repair", repair_at_most.as_secs(), " s"),
         ("between two announcements", announce_every.as_secs(), " s"),
@@ -183,6 +225,30 @@ fn the_bounds_and_times_are_those_of_the_code() {
         let row = format!("| {what} | {}{unit} |", grouped(n));
         assert!(DOCUMENT.contains(&row), "not in the document: {row}");
     }
+}
+
+/// Of 1,000 rows in a message, all of its bytes.
+#[test]
+fn the_table_of_sizes_is_what_the_encoder_writes() {
+    let named = [
+        ("`f32`", Encoding::F32),
+        ("`f16`", Encoding::F16),
+        ("`u8`", Encoding::U8),
+        ("`{ top_k = 5 }`", Encoding::TopK(5)),
+        ("`{ top_k = 2 }`", Encoding::TopK(2)),
+        ("`{ top_k = 1 }`", Encoding::TopK(1)),
+    ];
+    let ids: Vec<SampleId> = (0..1000).map(|i| SampleId(5 * i)).collect();
+    let row_bytes = |encoding, n_classes| {
+        let rows = Rows::pack(encoding, &vec![0.0; 1000 * n_classes], n_classes, 2.0);
+        let chunk = TargetChunk { n_classes, ids: SampleList::shortest(&ids), rows, ..other_form(Encoding::F16) };
+        encode(&Message::Targets(chunk)).len() as f64 / 1000.0
+    };
+    let rows = named.map(|(name, encoding)| {
+        format!("| {name} | {:.1} | {:.1} |\n", row_bytes(encoding, 10), row_bytes(encoding, 100))
+    });
+    let table = rows.concat();
+    assert!(DOCUMENT.contains(&table), "not in the document:\n{table}");
 }
 
 /// With a comma for every thousand.

@@ -6,14 +6,17 @@ use std::time::Duration;
 use dkt_agent::draw::Draw;
 use dkt_agent::exchange::engine::{Action, Event, MAX_PEERS};
 use dkt_agent::exchange::message::{AgentState, Demand, Message, Status, TargetChunk};
+use dkt_agent::exchange::rows::{Encoding, Floats, Rows};
+use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Leaf;
 use dkt_agent::exchange::wire::{MAX_MESSAGE_BYTES, encode};
 use dkt_agent::ids::{AgentId, Digest, Round, SampleId, View};
+use half::f16;
 use proptest::prelude::*;
 
 use crate::fleet::{N_CLASSES, N_SAMPLES, config, millis, name};
 use crate::messages::{any_message, samples, seeded};
-use crate::victim::{Victim, all, chunk, demand, repairs, status};
+use crate::victim::{Victim, all, chunk, demand, repairs, same, status};
 
 proptest! {
     #![proptest_config(seeded(300))]
@@ -195,10 +198,180 @@ fn of_a_sample_that_comes_twice_in_a_chunk_the_first_row_counts() {
     let mut victim = Victim::at_work(config(0));
     victim.hear_status("peer", status(1, 1));
     let mut twice = chunk(1, 1, &[3, 3, 4], 1.0);
-    twice.logits[N_CLASSES] = 9.0;
+    twice.rows = Rows::Dense(Floats::F32([1.0, 9.0, 1.0].iter().flat_map(|v| [*v; N_CLASSES]).collect()));
     victim.hear_chunk("peer", twice);
     assert_eq!((victim.held(3), victim.held(4)), (Some(1.0), Some(1.0)));
     assert_eq!(victim.engine.stats().rows_stale, 1);
+}
+
+#[test]
+fn only_what_is_held_of_the_session_and_round_is_taken_to_be_the_same() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(7, 9));
+    victim.hear_chunk("peer", chunk(7, 3, &[0, 1], 3.0));
+    victim.hear_chunk("peer", chunk(7, 4, &[2, 3], 4.0));
+    victim.hear_chunk("peer", TargetChunk { view: View(1), ..chunk(7, 9, &all(), 9.0) });
+    assert_eq!(victim.engine.n_missing(), 10);
+    victim.hear_chunk("peer", same(7, 9, 4, &[0, 1, 2, 4, 30]));
+    assert_eq!(victim.engine.n_missing(), 9, "2 alone is held of round 4 or later");
+    let stats = victim.engine.stats();
+    assert_eq!((stats.rows_renewed, stats.rows_lacking, stats.rows_unwanted), (1, 3, 31));
+    assert_eq!((victim.held(2), victim.held(4)), (Some(4.0), None));
+    victim.hear_chunk("peer", same(7, 10, 1, &[3]));
+    assert_eq!(victim.engine.n_missing(), 9, "no status announces the round");
+    victim.hear_chunk("peer", same(7, 9, 4, &[2]));
+    assert_eq!(victim.engine.stats().rows_renewed, 1, "once a round");
+
+    victim.hear_status("peer", status(8, 9));
+    victim.hear_chunk("peer", same(8, 9, 1, &[0, 1, 2, 3]));
+    assert_eq!(victim.engine.n_missing(), 20, "another session");
+    assert_eq!(victim.engine.stats().rows_renewed, 1);
+}
+
+/// The teacher's side: its messages of view 0, as samples in full and samples that are the same.
+fn said(actions: &[Action]) -> Vec<(Vec<u32>, Option<(u64, Vec<u32>)>)> {
+    let numbers = |list: &SampleList| list.iter().map(|id| id.0).collect::<Vec<_>>();
+    let chunk = |action| match action {
+        &Action::Publish { message: Message::Targets(ref chunk), .. } => Some(chunk),
+        _ => None,
+    };
+    let chunks = actions.iter().filter_map(chunk);
+    chunks
+        .map(|chunk| {
+            let same = chunk.same.as_ref().map(|same| (same.base.0, numbers(&same.ids)));
+            (numbers(&chunk.ids), same)
+        })
+        .collect()
+}
+
+/// One of the batches that are to be labelled now, all logits 0 but that of the first class.
+fn label(victim: &mut Victim, logit: f32) -> Vec<Action> {
+    let (view, ids) = victim.engine.next_label_batch(100).unwrap();
+    let logits = ids.iter().flat_map(|_| [logit, 0.0, 0.0, 0.0]).collect();
+    victim.step(Event::Labelled { view, ids, logits })
+}
+
+#[test]
+fn rows_that_have_hardly_changed_are_named_and_those_asked_for_are_sent() {
+    let mut config = config(0);
+    (config.delta, config.chunk_bytes) = (0.1, 65536);
+    let mut victim = Victim::new(config);
+    victim.step(Event::RoundStarted(Round(1)));
+    victim.hear_status("peer", status(1, 1));
+    victim.hear_demand("peer", demand(1, &[1, 2, 3]));
+    assert_eq!(said(&label(&mut victim, 0.0)), [(vec![1, 2, 3], None)]);
+    victim.step(Event::RoundStarted(Round(2)));
+    assert_eq!(said(&label(&mut victim, 0.1)), [(vec![], Some((1, vec![1, 2, 3])))]);
+    victim.hear_repair("peer", 2, BTreeMap::from([(View(0), samples(N_SAMPLES, &[2]))]));
+    assert_eq!(said(&label(&mut victim, 9.0)), [(vec![2], None)], "as it was said in this round");
+    victim.step(Event::RoundStarted(Round(3)));
+    assert_eq!(said(&label(&mut victim, 0.1)), [(vec![], Some((1, vec![1, 2, 3])))]);
+    victim.step(Event::RoundStarted(Round(4)));
+    victim.hear_status("late", status(1, 1));
+    victim.hear_demand("late", demand(1, &[3, 4]));
+    assert_eq!(said(&label(&mut victim, 0.1)), [(vec![3, 4], Some((1, vec![1, 2])))]);
+    victim.step(Event::RoundStarted(Round(5)));
+    assert_eq!(said(&label(&mut victim, 0.1)), [(vec![], Some((4, vec![1, 2, 3, 4])))]);
+    victim.step(Event::RoundStarted(Round(6)));
+    assert_eq!(said(&label(&mut victim, 9.0)), [(vec![1, 2, 3, 4], None)], "they have changed");
+    assert_eq!(victim.engine.stats().rows_same_out, 3 + 3 + 2 + 4);
+}
+
+#[test]
+fn labelled_rows_wait_a_moment_for_others_and_not_for_long() {
+    let mut config = config(0);
+    config.chunk_bytes = 65536;
+    let mut victim = Victim::new(config);
+    victim.step(Event::RoundStarted(Round(1)));
+    victim.hear_status("peer", status(1, 1));
+    victim.hear_demand("peer", demand(1, &all()));
+    let mut label = |n: usize, victim: &mut Victim| {
+        let (view, ids) = victim.engine.next_label_batch(n).unwrap();
+        let logits = vec![0.0; n * N_CLASSES];
+        said(&victim.step(Event::Labelled { view, ids, logits }))
+    };
+    assert_eq!(label(10, &mut victim), []);
+    assert_eq!(label(10, &mut victim), []);
+    let end = victim.now + Duration::from_secs(1);
+    assert_eq!(said(&victim.run_until(end)), [((0..20).collect(), None)]);
+    assert_eq!(label(10, &mut victim), []);
+    assert_eq!(label(10, &mut victim), [((20..40).collect(), None)], "nothing is left");
+}
+
+proptest! {
+    #![proptest_config(seeded(400))]
+
+    /// As long as its numbers may be, in every encoding, with samples close together and far apart, some of them the
+    /// same as before.
+    #[test]
+    fn no_message_of_soft_targets_is_longer_than_allowed_and_few_are_much_shorter(
+        n_classes in prop_oneof![1_usize..20, 250_usize..260, Just(1000)],
+        encoding in prop_oneof![
+            Just(Encoding::F32), Just(Encoding::F16), Just(Encoding::U8), (1_usize..6).prop_map(Encoding::TopK)
+        ],
+        chunk_bytes in 1024_usize..9000,
+        every in prop_oneof![Just(1_u32), 2_u32..40, 100_u32..3000],
+        n_same in 0_usize..400,
+    ) {
+        let mut config = config(0);
+        config.classes = (0..n_classes).map(|class| class.to_string()).collect();
+        (config.n_samples, config.session, config.temperature) = (8_000_000, u64::MAX, 0.1);
+        (config.encoding, config.chunk_bytes, config.delta) = (encoding, chunk_bytes, 0.1);
+        let (data, classes) = (config.data, config.classes.clone());
+        let mut victim = Victim::new(config);
+        let ids: Vec<u32> = (1..500).map(|i| 7_900_000 - i * every).collect();
+        victim.hear_status("peer", Status { classes, ..status(1, 1) });
+        let demand = Demand { data, n_views: 1, samples: samples(8_000_000, &ids) };
+        victim.hear_demand("peer", Message::Demand(demand));
+        let row_bytes = encoding.row_bytes(n_classes) + 4;
+        let mut n_said = 0;
+        for round in [u64::MAX - 1, u64::MAX] {
+            victim.step(Event::RoundStarted(Round(round)));
+            let (view, ids) = victim.engine.next_label_batch(1000).unwrap();
+            let logits = (0..ids.len()).flat_map(|i| {
+                let changed = round == u64::MAX && i >= n_same;
+                (0..n_classes).map(move |class| ((class + usize::from(changed)) % n_classes) as f32)
+            });
+            let event = Event::Labelled { view, ids, logits: logits.collect() };
+            let mut lengths = Vec::new();
+            for action in victim.step(event) {
+                let Action::Publish { message, .. } = action else { continue };
+                lengths.push(encode(&message).len());
+                let Message::Targets(chunk) = message else { continue };
+                n_said += chunk.ids.len() + chunk.same.map_or(0, |same| same.ids.len());
+            }
+            let longest = chunk_bytes.max(row_bytes + 256);
+            prop_assert!(lengths.iter().all(|n_bytes| *n_bytes <= longest), "{:?} of {}", lengths, chunk_bytes);
+            // The last has what is left.
+            lengths.pop();
+            let full = |n_bytes: &usize| n_bytes + row_bytes + 256 >= chunk_bytes;
+            prop_assert!(lengths.iter().all(full), "{:?} of {}", lengths, chunk_bytes);
+        }
+        prop_assert_eq!(n_said, 2 * 499);
+    }
+}
+
+#[test]
+fn rows_beyond_the_memory_of_what_was_sent_are_sent_each_round() {
+    let mut config = config(0);
+    let row_bytes = 4 * N_CLASSES + 72;
+    config.delta = 0.1;
+    config.chunk_bytes = 65536;
+    config.limits.max_sent_bytes = 2 * row_bytes;
+    let mut victim = Victim::new(config);
+    victim.step(Event::RoundStarted(Round(1)));
+    victim.hear_status("peer", status(1, 1));
+    victim.hear_demand("peer", demand(1, &[1, 2, 3]));
+    assert_eq!(said(&label(&mut victim, 0.0)), [(vec![1, 2, 3], None)]);
+    victim.step(Event::RoundStarted(Round(2)));
+    assert_eq!(said(&label(&mut victim, 0.0)), [(vec![3], Some((1, vec![1, 2])))]);
+    assert_eq!(victim.engine.stats().rows_not_remembered, 2);
+    // What nobody demands makes room.
+    victim.hear_demand("peer", demand(1, &[2, 3]));
+    victim.step(Event::RoundStarted(Round(3)));
+    assert_eq!(said(&label(&mut victim, 0.0)), [(vec![3], Some((1, vec![2])))]);
+    victim.step(Event::RoundStarted(Round(4)));
+    assert_eq!(said(&label(&mut victim, 0.0)), [(vec![], Some((3, vec![2, 3])))]);
 }
 
 #[test]
@@ -237,7 +410,7 @@ fn chunks_with_other_classes_or_from_others_than_the_listed_teachers_are_refused
     assert_eq!((victim.held(0), victim.held(1)), (Some(1.0), None));
     assert_eq!(victim.refused("not a teacher of ours"), 1);
     let mut wide = chunk(1, 1, &[2], 1.0);
-    wide.logits.push(0.0);
+    wide.n_classes += 1;
     victim.hear_chunk("listed", wide);
     assert_eq!((victim.held(2), victim.refused("other data")), (None, 1));
 }
@@ -334,7 +507,9 @@ fn logits_that_are_not_finite_are_kept_back() {
         panic!("{actions:?}");
     };
     assert!(text.contains("not finite"));
-    assert_eq!((&chunk.ids[..], chunk.logits.len()), (&[SampleId(0), SampleId(2)][..], 2 * N_CLASSES));
+    let ids: Vec<SampleId> = chunk.ids.iter().collect();
+    assert_eq!(ids, [SampleId(0), SampleId(2)]);
+    assert_eq!(chunk.rows, Rows::Dense(Floats::F16(vec![f16::ONE; 2 * N_CLASSES])));
     assert_eq!(victim.step(labelled).len(), 1, "said once");
     assert_eq!(victim.engine.stats().rows_not_finite, 2);
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::message::{
+    AgentState, Demand, Message, Repair, Same, SampleSet, Status, TargetChunk,
+};
+use dkt_agent::exchange::rows::{Encoding, Rows};
+use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Leaf;
 use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
@@ -44,8 +48,10 @@ pub fn one_of_each() -> [(Leaf, Message); 4] {
         round: Round(3),
         temperature: 2.0,
         view: View(3),
-        ids: vec![SampleId(0), SampleId(19)],
-        logits: vec![-1.5, 0.0, 8.25, 1.0, 2.0, -65504.0],
+        n_classes: 3,
+        ids: vec![SampleId(0), SampleId(19)].into(),
+        rows: Rows::pack(Encoding::F16, &[-1.5, 0.0, 8.25, 1.0, 2.0, -65504.0], 3, 2.0),
+        same: None,
     };
     [
         (Leaf::Status, Message::Status(status)),
@@ -120,16 +126,60 @@ fn repair() -> impl Strategy<Value = Message> {
     })
 }
 
-/// With logits that half precision holds.
+/// One message of each form of soft targets: of each encoding, of rows and samples that are the same, and of the latter
+/// alone; all with samples in a window where that is shorter.
+pub fn forms_of_targets() -> Vec<Message> {
+    let [.., (_, Message::Targets(chunk))] = one_of_each() else { panic!() };
+    let logits = [-1.5, 0.0, 8.25, 1.0, 2.0, -4.0];
+    let ids = SampleList::shortest(&[SampleId(4), SampleId(19)]);
+    let same = Some(Same { base: Round(1), ids: SampleList::shortest(&[5, 6, 7, 20].map(SampleId)) });
+    let encodings = [Encoding::F32, Encoding::F16, Encoding::U8, Encoding::TopK(1), Encoding::TopK(3)];
+    let packed = encodings.map(|encoding| Rows::pack(encoding, &logits, 3, 2.0));
+    let with = |rows, same| TargetChunk { ids: ids.clone(), rows, same, ..chunk.clone() };
+    let mut forms: Vec<TargetChunk> = packed.iter().map(|rows| with(rows.clone(), None)).collect();
+    forms.extend(packed.into_iter().map(|rows| with(rows, same.clone())));
+    let one = Some(Same { base: Round(2), ids: vec![SampleId(3)].into() });
+    for same in [same, one] {
+        forms.push(TargetChunk { ids: Vec::new().into(), rows: Rows::none(), same, ..chunk.clone() });
+    }
+    forms.into_iter().map(Message::Targets).collect()
+}
+
+fn sample_list(n: std::ops::Range<usize>) -> impl Strategy<Value = SampleList> {
+    let listed = vec(any::<u32>().prop_map(SampleId), n.clone()).prop_map(SampleList::from);
+    let window = (0_u32..7_000_000, btree_set(0_u32..200, n)).prop_map(|(first, ids)| {
+        SampleList::shortest(&ids.into_iter().map(|id| SampleId(first + id)).collect::<Vec<_>>())
+    });
+    prop_oneof![listed, window]
+}
+
+/// Rows of each form.
 fn targets() -> impl Strategy<Value = Message> {
-    let finite = any::<u16>().prop_map(f16::from_bits).prop_filter("finite", |v| v.is_finite());
-    (1_usize..20, 1_usize..40).prop_flat_map(move |(n_ids, n_classes)| {
+    let half = any::<u16>().prop_map(f16::from_bits).prop_filter("finite", |v| v.is_finite());
+    let logit = prop_oneof![half.prop_map(f16::to_f32), -20.0_f32..20.0];
+    let encoding = prop_oneof![
+        Just(Encoding::F32),
+        Just(Encoding::F16),
+        Just(Encoding::U8),
+        (1_usize..50).prop_map(Encoding::TopK)
+    ];
+    (sample_list(1..20), prop_oneof![9 => 1_usize..40, 1 => 250_usize..300]).prop_flat_map(move |(ids, n_classes)| {
         let head = (any::<u64>(), digest(), digest(), round(), 0.001_f32..100.0, any::<u8>());
-        let ids = vec(any::<u32>().prop_map(SampleId), n_ids);
-        (head, ids, vec(finite.clone().prop_map(f16::to_f32), n_ids * n_classes)).prop_map(
-            |((session, data, model, round, temperature, view), ids, logits)| {
+        let same = proptest::option::of((any::<u64>(), sample_list(1..20)));
+        let logits = vec(logit.clone(), ids.len() * n_classes);
+        (head, Just(ids), logits, encoding.clone(), same, 0..10).prop_map(
+            move |((session, data, model, round, temperature, view), ids, logits, encoding, same, tenth)| {
                 let view = View(view);
-                Message::Targets(TargetChunk { session, data, model, round, temperature, view, ids, logits })
+                let same = same.filter(|_| round.0 > 1);
+                let same = same.map(|(base, ids)| Same { base: Round(1 + base % (round.0 - 1)), ids });
+                let (ids, rows) = if tenth == 0 && same.is_some() {
+                    (Vec::new().into(), Rows::none())
+                } else {
+                    (ids, Rows::pack(encoding, &logits, n_classes, temperature))
+                };
+                Message::Targets(TargetChunk {
+                    session, data, model, round, temperature, view, n_classes, ids, rows, same,
+                })
             },
         )
     })

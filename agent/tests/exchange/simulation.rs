@@ -6,7 +6,7 @@ use std::time::Duration;
 use dkt_agent::exchange::engine::{Event, Limits};
 use dkt_agent::ids::{Digest, Round, SampleId};
 
-use crate::fleet::{Faults, Fleet, N_SAMPLES, config, millis, name};
+use crate::fleet::{DELTA, DELTA_TEMPERATURE, Faults, Fleet, N_SAMPLES, config, millis, name};
 
 /// From the last fault until everything is there: an announcement of a round and its student, and an answer to the
 /// longest wait for a repair.
@@ -46,11 +46,16 @@ fn disturb(fleet: &mut Fleet) {
 }
 
 /// Two to five agents, some with a list of teachers, that all demand something.
-fn some_fleet(seed: u64) -> Fleet {
+fn some_fleet(seed: u64, delta: f32) -> Fleet {
     let mut fleet = Fleet::new(seed, Vec::new());
     let n = 2 + fleet.below(4) as usize;
     let configs = (0..n).map(|agent| {
         let mut config = config(agent);
+        if delta > 0.0 {
+            (config.delta, config.temperature) = (delta, DELTA_TEMPERATURE);
+            // Rows are held back for others where there is room for them in a chunk.
+            config.chunk_bytes = if fleet.chance(500) { 4096 } else { config.chunk_bytes };
+        }
         if fleet.chance(500) {
             let other = (agent + 1 + fleet.below(n as u64 - 1) as usize) % n;
             config.teachers = vec![name(other)];
@@ -65,7 +70,12 @@ fn some_fleet(seed: u64) -> Fleet {
 
 /// Faults for half a minute; then a last round of all, which is still subject to them.
 fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
-    let mut fleet = some_fleet(seed);
+    troubled(some_fleet(seed, 0.0), 12)
+}
+
+/// So many things happen to the fleet.
+fn troubled(mut fleet: Fleet, n_disturbances: usize) -> (Fleet, Faults) {
+    let seed = fleet.seed;
     let faults = Faults {
         loss: if seed.is_multiple_of(3) { 0 } else { fleet.below(300) },
         duplication: fleet.below(200),
@@ -73,7 +83,7 @@ fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
         late_will: fleet.below(1000),
     };
     fleet.faults = faults;
-    for _ in 0..12 {
+    for _ in 0..n_disturbances {
         let time = fleet.now + millis(fleet.below(5000));
         fleet.run_until(time);
         disturb(&mut fleet);
@@ -111,6 +121,33 @@ fn once_the_faults_stop_every_demanded_row_of_every_teachers_last_round_arrives(
             assert_eq!(student.warnings, [""; 0], "seed {seed}: agent {agent}");
         }
     }
+}
+
+/// The same where rows that have hardly changed are not sent again: a student that took a row for the same without
+/// holding it would never be served, as it would not ask.
+#[test]
+fn with_a_delta_every_row_arrives_or_has_hardly_changed() {
+    let (mut n_same, mut n_lacking) = (0, 0);
+    for seed in 0..2000 {
+        let (mut fleet, _) = troubled(some_fleet(seed, DELTA), 24);
+        let end = fleet.now + RECOVERY;
+        run_until_served(&mut fleet, end);
+        // A few rounds in peace: what is the same is not asked for.
+        let asked = |fleet: &Fleet| fleet.agents.iter().map(|a| a.engine.stats().repairs_out).sum::<u64>();
+        fleet.run_until(end);
+        let before = asked(&fleet);
+        for _ in 0..3 {
+            (0..fleet.agents.len()).for_each(|agent| next_round(&mut fleet, agent));
+            let end = fleet.now + RECOVERY;
+            fleet.run_until(fleet.now + millis(2000));
+            run_until_served(&mut fleet, end);
+            fleet.run_until(end);
+        }
+        assert!(asked(&fleet) == before, "seed {seed}: {} repairs", asked(&fleet) - before);
+        n_same += fleet.agents.iter().map(|agent| agent.engine.stats().rows_renewed).sum::<u64>();
+        n_lacking += fleet.agents.iter().map(|agent| agent.engine.stats().rows_lacking).sum::<u64>();
+    }
+    assert!(n_same > 0 && n_lacking > 0, "{n_same} rows were the same, {n_lacking} of them not held");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Same, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::rows::{Floats, Rows};
 use dkt_agent::exchange::topic::{Leaf, Topic};
 use dkt_agent::ids::{Round, SampleId, View};
 
@@ -31,9 +32,18 @@ pub fn chunk(session: u64, round: u64, ids: &[u32], logit: f32) -> TargetChunk {
         round: Round(round),
         temperature,
         view: View(0),
-        ids: ids.iter().copied().map(SampleId).collect(),
-        logits: vec![logit; ids.len() * N_CLASSES],
+        n_classes: N_CLASSES,
+        ids: ids.iter().copied().map(SampleId).collect::<Vec<_>>().into(),
+        rows: Rows::Dense(Floats::F32(vec![logit; ids.len() * N_CLASSES])),
+        same: None,
     }
+}
+
+/// One that has no rows, but says that these are the same as in round `base`.
+pub fn same(session: u64, round: u64, base: u64, ids: &[u32]) -> TargetChunk {
+    let ids: Vec<SampleId> = ids.iter().copied().map(SampleId).collect();
+    let same = Some(Same { base: Round(base), ids: ids.into() });
+    TargetChunk { same, ..chunk(session, round, &[], 0.0) }
 }
 
 pub fn demand(n_views: u8, ids: &[u32]) -> Message {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use dkt_agent::exchange::message::Message;
+use dkt_agent::exchange::rows::{Encoding, Floats, Rows};
+use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Leaf;
 use dkt_agent::exchange::wire::{
-    MAX_MESSAGE_BYTES, MAX_SAMPLES, WireError, decode, encode, rows_per_chunk, views_per_repair,
+    MAX_MESSAGE_BYTES, MAX_SAMPLES, WireError, decode, encode, views_per_repair,
 };
 use dkt_agent::ids::{SampleId, View};
 use proptest::prelude::*;
 use serde_cbor::Value;
 
-use crate::messages::{any_message, fields, key, one_of_each, samples, seeded, with, without};
+use crate::messages::{any_message, fields, forms_of_targets, key, one_of_each, samples, seeded, with, without};
 
 /// The ends of topics, by what is published there.
 const STATUS: usize = 0;
@@ -52,10 +54,11 @@ proptest! {
     /// Well-formed maps with the right keys and anything in them get further than random bytes do.
     #[test]
     fn any_values_under_the_right_keys_are_read_or_refused(
-        kind in 0_usize..4,
-        changes in proptest::collection::vec((0_usize..11, any::<i64>(), 0_usize..7), 1..4),
+        kind in 0_usize..15,
+        changes in proptest::collection::vec((0_usize..13, any::<i64>(), 0_usize..8), 1..4),
     ) {
-        let (leaf, message) = one_of_each()[kind].clone();
+        let targets = forms_of_targets().into_iter().map(|message| (leaves()[TARGETS].clone(), message));
+        let (leaf, message) = one_of_each().into_iter().chain(targets).nth(kind).unwrap();
         let mut fields = fields(&encode(&message));
         for (field, n, shape) in changes {
             let name = fields.keys().nth(field % fields.len()).unwrap().clone();
@@ -65,6 +68,7 @@ proptest! {
                 2 => Value::Text(n.to_string()),
                 3 => Value::Array(vec![Value::Integer(n.into())]),
                 4 => tagged(n as u64 % 90, &[0; 12]),
+                7 => Value::Array(vec![Value::Integer(n.into()), Value::Bytes(n.to_le_bytes().to_vec())]),
                 5 => Value::Float(f64::from_bits(n as u64)),
                 _ => Value::Map(BTreeMap::from([(Value::Integer(n.into()), Value::Bytes(vec![0; 3]))])),
             };
@@ -112,10 +116,10 @@ fn a_message_without_a_field_or_under_another_topic_is_refused() {
         let bytes = encode(&message);
         for name in fields(&bytes).into_keys() {
             let Value::Text(name) = name else { panic!("{name:?}") };
-            assert!(
-                matches!(decode(&leaf, &without(&bytes, &name)), Err(WireError::Cbor(_))),
-                "without `{name}`"
-            );
+            let error = decode(&leaf, &without(&bytes, &name)).expect_err(&name);
+            // Which of these there must be depends on the others.
+            let says_itself = matches!(&error, WireError::Field { .. }) && ["ids", "logits"].contains(&&name[..]);
+            assert!(matches!(error, WireError::Cbor(_)) || says_itself, "without `{name}`: {error}");
         }
         for other in leaves().iter().filter(|other| **other != leaf) {
             assert!(matches!(decode(other, &bytes), Err(WireError::Cbor(_))), "{message:?} under {other:?}");
@@ -244,7 +248,7 @@ fn each_wrong_value_is_refused_by_the_name_of_its_field() {
         (TARGETS, "temperature", Value::Float(1e300), "`temperature`: expected a positive number, found inf"),
         (TARGETS, "n_classes", int(0), "`n_classes`: expected 1 to 4096, found 0"),
         (TARGETS, "n_classes", int(4097), "`n_classes`: expected 1 to 4096, found 4097"),
-        (TARGETS, "n_classes", int(2), "`logits`: expected typed array 84 (float16) or 85 (float32)"),
+        (TARGETS, "n_classes", int(2), "`logits`: expected typed array 64 (uint8), 84 (float16) or 85 (float32)"),
         (TARGETS, "ids", tagged(70, &[]), "`ids`: expected 4 bytes for each of at least one sample, found 0"),
         (
             TARGETS,
@@ -270,7 +274,7 @@ fn each_wrong_value_is_refused_by_the_name_of_its_field() {
             TARGETS,
             "logits",
             Value::Bytes(vec![0; 12]),
-            "`logits`: expected typed array 84 (float16) or 85 (float32), ids x n_classes, found tag None",
+            "`logits`: expected typed array 64 (uint8), 84 (float16) or 85 (float32), ids x n_classes, found tag None",
         ),
         (TARGETS, "logits", tagged(80, &[0; 12]), "`logits`: expected typed array"),
         (TARGETS, "logits", tagged(86, &[0; 48]), "`logits`: expected typed array"),
@@ -324,8 +328,9 @@ fn values_of_another_type_are_refused() {
 fn single_precision_is_read_and_a_whole_number_as_temperature() {
     let (leaf, message) = &one_of_each()[TARGETS];
     let Message::Targets(mut expected) = message.clone() else { panic!("{message:?}") };
-    expected.logits = vec![1e-30, -3.4e38, 0.1, 70000.0, -0.0, 1.0];
-    let single: Vec<u8> = expected.logits.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let logits = [1e-30, -3.4e38, 0.1, 70000.0, -0.0, 1.0];
+    expected.rows = Rows::Dense(Floats::F32(logits.to_vec()));
+    let single: Vec<u8> = logits.iter().flat_map(|v: &f32| v.to_le_bytes()).collect();
     let bytes =
         with(&with(&encode(message), "logits", tagged(85, &single)), "temperature", Value::Integer(2));
     assert_eq!(decode(leaf, &bytes).unwrap(), Message::Targets(expected));
@@ -335,9 +340,13 @@ fn single_precision_is_read_and_a_whole_number_as_temperature() {
 fn what_half_precision_cannot_hold_becomes_its_largest_value() {
     let (leaf, message) = &one_of_each()[TARGETS];
     let Message::Targets(mut chunk) = message.clone() else { panic!("{message:?}") };
-    chunk.logits = vec![1e9, -1e9, f32::MAX, f32::MIN, 65520.0, 1e-9];
+    chunk.rows = Rows::pack(Encoding::F16, &[1e9, -1e9, f32::MAX, f32::MIN, 65520.0, 1e-9], 3, 2.0);
     let Message::Targets(read) = decode(leaf, &encode(&Message::Targets(chunk))).unwrap() else { panic!() };
-    assert_eq!(read.logits, [65504.0, -65504.0, 65504.0, -65504.0, 65504.0, 0.0]);
+    let mut rows = [0.0; 6];
+    let (first, second) = rows.split_at_mut(3);
+    read.rows.unpack(0, first);
+    read.rows.unpack(1, second);
+    assert_eq!(rows, [65504.0, -65504.0, 65504.0, -65504.0, 65504.0, 0.0]);
 }
 
 #[test]
@@ -399,27 +408,120 @@ fn a_long_list_of_nothing_is_refused() {
     assert_eq!(refusal(STATUS, "classes", names), "`classes`: expected 1 to 4096, found 1047576");
 }
 
-#[test]
-fn a_chunk_is_as_long_as_allowed_and_no_longer() {
-    let (_, message) = &one_of_each()[TARGETS];
-    let Message::Targets(mut chunk) = message.clone() else { panic!("{message:?}") };
-    (chunk.session, chunk.round.0, chunk.view) = (u64::MAX, u64::MAX, View(255));
-    chunk.temperature = 0.1;
-    for (n_classes, max_bytes) in
-        [(2, 1024), (10, 4096), (100, 65536), (4096, 65536), (100, MAX_MESSAGE_BYTES)]
-    {
-        let n = rows_per_chunk(n_classes, max_bytes);
-        chunk.ids = vec![SampleId(u32::MAX); n];
-        chunk.logits = vec![1.0; n * n_classes];
-        let n_bytes = encode(&Message::Targets(chunk.clone())).len();
-        let row_bytes = 4 + 2 * n_classes;
-        assert!(
-            (max_bytes - row_bytes - 256..=max_bytes).contains(&n_bytes),
-            "{n_bytes} of {max_bytes} bytes"
-        );
+/// The first form of targets that has this field, with it changed: what decoding says of it.
+fn refusal_of_form(of: usize, name: &str, value: Value) -> String {
+    let message = forms_of_targets().swap_remove(of);
+    let bytes = encode(&message);
+    assert!(fields(&bytes).contains_key(&key(name)), "`{name}` in {message:?}");
+    match decode(&leaves()[TARGETS], &with(&bytes, name, value.clone())) {
+        Ok(message) => panic!("`{name}` {value:?} was read as {message:?}"),
+        Err(error) => error.to_string(),
     }
-    assert_eq!(rows_per_chunk(4096, 1024), 1, "a row is never cut");
-    assert_eq!(rows_per_chunk(100, usize::MAX), rows_per_chunk(100, MAX_MESSAGE_BYTES));
+}
+
+#[test]
+fn every_form_of_soft_targets_reads_back_and_lacks_nothing_that_it_needs() {
+    for message in forms_of_targets() {
+        let (leaf, bytes) = (leaves()[TARGETS].clone(), encode(&message));
+        assert_eq!(decode(&leaf, &bytes).unwrap(), message);
+        for name in ["ids", "logits", "scale", "offset", "rest", "classes"] {
+            if fields(&bytes).contains_key(&key(name)) {
+                assert!(decode(&leaf, &without(&bytes, name)).is_err(), "{message:?} without `{name}`");
+                assert!(decode(&leaf, &with(&bytes, name, Value::Null)).is_err(), "{message:?}, `{name}` null");
+            }
+        }
+    }
+}
+
+#[test]
+fn hostile_forms_of_soft_targets_are_refused_by_the_name_of_their_field() {
+    const U8: usize = 2;
+    const TOP_1: usize = 3;
+    const TOP_3: usize = 4;
+    const SAME: usize = 10;
+    let halves = |values: &[f32]| {
+        tagged(84, &values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>())
+    };
+    let singles = |values: &[f32]| {
+        tagged(85, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    };
+    let window = |first: i128, bits: &[u8]| {
+        Value::Array(vec![Value::Integer(first), Value::Bytes(bits.to_vec())])
+    };
+    let same = |base: i128, ids: Value| {
+        Value::Map(BTreeMap::from([(key("base"), Value::Integer(base)), (key("ids"), ids)]))
+    };
+    let not_finite = "a logit is not finite";
+    let cases = [
+        (U8, "logits", tagged(64, &[0; 5]), "`logits`: expected typed array 64 (uint8), ids x n_classes"),
+        (U8, "logits", tagged(64, &[0; 7]), "`logits`: expected typed array 64 (uint8), ids x n_classes"),
+        (U8, "logits", tagged(68, &[0; 6]), "`logits`: expected typed array"),
+        (U8, "scale", halves(&[1.0]), "`scale`: expected typed array 84 (float16) or 85 (float32), one for"),
+        (U8, "scale", tagged(64, &[1; 2]), "`scale`: expected typed array"),
+        (U8, "scale", halves(&[1.0, -1.0]), "`scale`: expected 0 or more, found -1"),
+        (U8, "scale", halves(&[1.0, f32::NAN]), not_finite),
+        (U8, "scale", singles(&[1.0, f32::INFINITY]), not_finite),
+        (U8, "scale", singles(&[1.0, 2e36]), not_finite),
+        (U8, "offset", halves(&[1.0, 1.0, 1.0]), "`offset`: expected typed array"),
+        (U8, "offset", halves(&[f32::NEG_INFINITY, 1.0]), not_finite),
+        (TOP_1, "classes", tagged(64, &[]), "`classes`: expected 1 to n_classes for each sample, found 0"),
+        (TOP_1, "classes", tagged(64, &[0; 3]), "`classes`: expected 1 to n_classes for each sample, found 3"),
+        (TOP_1, "classes", tagged(64, &[0, 1, 2, 3, 0, 1, 2, 3]), "`classes`: expected 1 to n_classes"),
+        (TOP_1, "classes", tagged(64, &[0, 3]), "`classes`: expected below n_classes, found 3"),
+        (TOP_1, "classes", tagged(69, &[0, 0, 0, 1]), "`classes`: expected below n_classes, found 256"),
+        (TOP_1, "classes", tagged(69, &[0; 3]), "`classes`: expected typed array 64 (uint8) or 69 (uint16)"),
+        (TOP_1, "classes", tagged(65, &[0; 4]), "`classes`: expected typed array 64 (uint8) or 69 (uint16)"),
+        (TOP_3, "classes", tagged(64, &[0, 1, 0, 0, 1, 2]), "`classes`: expected each once in a row, found 0"),
+        (TOP_3, "classes", tagged(64, &[0, 1, 2, 0, 1]), "`classes`: expected 1 to n_classes"),
+        (TOP_3, "logits", halves(&[0.0; 5]), "`logits`: expected typed array 84 (float16) or 85 (float32), one"),
+        (TOP_3, "logits", tagged(64, &[0; 6]), "`logits`: expected typed array"),
+        (TOP_3, "logits", halves(&[f32::NAN; 6]), not_finite),
+        (TOP_3, "rest", halves(&[0.0]), "`rest`: expected typed array"),
+        (TOP_3, "rest", halves(&[0.0, f32::INFINITY]), not_finite),
+        (U8, "ids", window(8_000_000, &[3]), "`ids`: expected a first sample below 8000000, found 8000000"),
+        (U8, "ids", window(0, &[]), "`ids`: expected bits that end with a byte that is not 0, found 0"),
+        (U8, "ids", window(0, &[3, 0]), "`ids`: expected bits that end with a byte that is not 0, found 2"),
+        (U8, "ids", window(0, &[7]), "`scale`: expected typed array"),
+        (U8, "ids", Value::Tag(70, Box::new(window(0, &[3]))), "`ids`: expected no tag before"),
+        (SAME, "same", same(0, window(0, &[1])), "`same.base`: expected at least 1 and below `round`, found 0"),
+        (SAME, "same", same(3, window(0, &[1])), "`same.base`: expected at least 1 and below `round`, found 3"),
+        (SAME, "same", same(1, window(0, &[0])), "`same.ids`: expected bits that end with"),
+        (SAME, "same", same(1, tagged(70, &[])), "`same.ids`: expected 4 bytes for each of at least one sample"),
+        (SAME, "same", same(1, Value::Bytes(vec![0; 4])), "`same.ids`: expected typed array 70"),
+    ];
+    for (of, name, value, expected) in cases {
+        let found = refusal_of_form(of, name, value.clone());
+        assert!(found.starts_with(expected), "`{name}` {value:?}: {found}");
+    }
+    let cbor = WireError::Cbor(serde_cbor::from_slice::<u8>(&[]).unwrap_err()).to_string();
+    let tagged_bits = Value::Array(vec![Value::Integer(0), tagged(64, &[3])]);
+    let three = Value::Array(vec![Value::Integer(0), Value::Bytes(vec![3]), Value::Null]);
+    for (of, name, value) in [
+        (U8, "ids", window(-1, &[3])),
+        (U8, "ids", tagged_bits),
+        (U8, "ids", three),
+        (U8, "ids", Value::Array(vec![Value::Bytes(vec![3]), Value::Integer(0)])),
+        (U8, "ids", Value::Null),
+        (SAME, "same", Value::Null),
+        (SAME, "same", window(1, &[1])),
+    ] {
+        assert_eq!(refusal_of_form(of, name, value.clone()), cbor, "`{name}` {value:?}");
+    }
+}
+
+/// What a message promises of classes that are not there, or of samples in a window, costs no memory.
+#[test]
+fn a_message_takes_memory_in_proportion_to_its_length() {
+    let message = forms_of_targets().swap_remove(10);
+    let n = MAX_MESSAGE_BYTES - 1000;
+    let window = Value::Array(vec![Value::Integer(0), Value::Bytes(vec![0xff; n])]);
+    let same = Value::Map(BTreeMap::from([(key("base"), Value::Integer(1)), (key("ids"), window)]));
+    let Message::Targets(read) = decode(&leaves()[TARGETS], &with(&encode(&message), "same", same)).unwrap() else {
+        panic!()
+    };
+    let Some(same) = read.same else { panic!() };
+    assert_eq!((same.ids.len(), same.ids.iter().last()), (8 * n, Some(SampleId(8 * n as u32 - 1))));
+    assert!(matches!(same.ids, SampleList::Window { bits, .. } if bits.len() == n));
 }
 
 #[test]
