@@ -187,7 +187,7 @@ fn every_field_of_every_message_is_described() {
     let forms = forms_of_targets().into_iter().map(|message| ("### targets", message));
     for (heading, message) in of_each.chain(forms) {
         let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no `{heading}`"));
-        let section = DOCUMENT[start + 5..].split("\n#").next().unwrap();
+        let section = DOCUMENT[start + 5..].split("\n## ").next().unwrap().split("\n### ").next().unwrap();
         for name in fields(&encode(&message)).into_keys() {
             let serde_cbor::Value::Text(name) = name else { panic!("{name:?}") };
             assert!(

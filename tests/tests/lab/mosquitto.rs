@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use dkt_agent::config::EncodingConfig;
 use dkt_agent::exchange::message::{AgentState, Message, Repair, Status, TargetChunk};
+use dkt_agent::exchange::rows::{Floats, Rows};
 use dkt_agent::exchange::topic::{Leaf, Topic};
 use dkt_agent::exchange::wire;
 use dkt_agent::ids::{Round, SampleId, View};
@@ -32,6 +34,50 @@ fn an_agent_that_died_comes_back_over_mosquitto() {
 #[test]
 fn an_agent_that_has_died_is_not_waited_for_over_mosquitto() {
     exchange::check_death(&Mosquitto::dev().url());
+}
+
+/// Each in its own form, which the other reads; bob leaves out what has hardly changed.
+#[test]
+fn agents_teach_each_other_in_every_encoding_over_mosquitto() {
+    let labs = [(EncodingConfig::F32, EncodingConfig::U8), (EncodingConfig::F16, EncodingConfig::TopK(2))];
+    let broker = Mosquitto::dev();
+    for (of_alice, of_bob) in labs {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watcher = Peer::connect(broker.port, "watcher", None).unwrap();
+        assert!(watcher.subscribe("dkt/1/+/+/targets/+"));
+        let agents = [("alice", of_alice, 0.0), ("bob", of_bob, 0.1)].map(|(name, encoding, delta)| {
+            let mut config = config::exchanging(folder.path(), name, &broker.url(), None);
+            (config.exchange.encoding, config.exchange.delta) = (encoding, delta);
+            start(&config)
+        });
+        let mut seen = BTreeSet::new();
+        watcher.find("rows of both, and some of bob's that are the same", |delivered| {
+            let topic: Topic = delivered.topic.parse().unwrap();
+            let Message::Targets(chunk) = wire::decode(&topic.leaf, &delivered.payload).unwrap() else {
+                panic!("{topic}")
+            };
+            let encoding = if topic.agent.as_str() == "alice" { of_alice } else { of_bob };
+            if !chunk.ids.is_empty() {
+                let is_form = match (encoding, &chunk.rows) {
+                    (EncodingConfig::F32, Rows::Dense(Floats::F32(_))) => true,
+                    (EncodingConfig::F16, Rows::Dense(Floats::F16(_))) => true,
+                    (EncodingConfig::U8, Rows::Affine { .. }) => true,
+                    (EncodingConfig::TopK(2), Rows::TopK { .. }) => true,
+                    _ => false,
+                };
+                assert!(is_form, "{topic}: {encoding:?}, {:?}", chunk.rows);
+                seen.insert((topic.agent.to_string(), "rows"));
+            }
+            if chunk.same.is_some() {
+                seen.insert((topic.agent.to_string(), "same"));
+            }
+            (seen.len() == 3).then_some(())
+        });
+        assert!(!seen.contains(&("alice".to_owned(), "same")), "she has no delta");
+        for ended in agents.map(Agent::end) {
+            exchange::learned_from_its_peer(&ended);
+        }
+    }
 }
 
 #[test]
@@ -123,8 +169,10 @@ impl Carol {
                 round: repair.round,
                 temperature: 2.0,
                 view: *view,
-                logits: vec![0.25; ids.len() * CLASSES],
-                ids,
+                n_classes: CLASSES,
+                rows: Rows::Dense(Floats::F32(vec![0.25; ids.len() * CLASSES])),
+                ids: ids.into(),
+                same: None,
             };
             self.say(Leaf::Targets { data: self.status.data.short() }, &Message::Targets(chunk));
         }
@@ -216,13 +264,15 @@ fn nothing_that_a_peer_says_ends_an_agent() {
         round: Round(u64::MAX),
         temperature: 2.0,
         view: View(255),
-        ids: vec![SampleId(u32::MAX)],
-        logits: vec![f32::NAN; CLASSES],
+        n_classes: CLASSES,
+        ids: vec![SampleId(u32::MAX)].into(),
+        rows: Rows::Dense(Floats::F32(vec![f32::NAN; CLASSES])),
+        same: None,
     };
     carol.say(Leaf::Targets { data }, &Message::Targets(chunk.clone()));
     carol.say(
         Leaf::Targets { data: carol.status.data.short() },
-        &Message::Targets(TargetChunk { logits: vec![1.0; CLASSES], ..chunk }),
+        &Message::Targets(TargetChunk { rows: Rows::Dense(Floats::F32(vec![1.0; CLASSES])), ..chunk }),
     );
     carol.announce(AgentState::Finished, 1);
     let ended = alice.end();
