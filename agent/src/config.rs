@@ -95,6 +95,8 @@ type Check = (&'static str, bool, &'static str, String);
 const MAX_THREADS: usize = 1024;
 /// Most rows in a mini-batch, and most labelled for peers after a step: they are in memory at once.
 const MAX_BATCH: usize = 65_536;
+/// Most memory for soft targets: a TiB.
+const MAX_TARGET_MIB: usize = 1024 * 1024;
 
 /// Configuration of one agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -167,6 +169,8 @@ pub struct ExchangeConfig {
     /// A row is not sent again in a new round while no more of its softmax (at `train.distill.temperature`) has moved
     /// than this share; 0 sends every row in every round. Default: 0.
     pub delta: f32,
+    /// Memory for rows of soft targets received, in MiB; rows beyond it are refused. Default: 256.
+    pub max_target_mib: usize,
     /// Number of peers to wait for before training begins. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
@@ -189,6 +193,7 @@ impl Default for ExchangeConfig {
             chunk_bytes: 64 * 1024,
             encoding: EncodingConfig::F16,
             delta: 0.0,
+            max_target_mib: 256,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
             linger_s: 60.0,
@@ -280,7 +285,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 14] = [
+        let checks: [Check; 15] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -316,6 +321,12 @@ impl AgentConfig {
                 (1024..=1024 * 1024).contains(&exchange.chunk_bytes),
                 "between 1024 and 1048576 bytes",
                 exchange.chunk_bytes.to_string(),
+            ),
+            (
+                "exchange.max_target_mib",
+                (1..=MAX_TARGET_MIB).contains(&exchange.max_target_mib),
+                "between 1 and 1048576 MiB",
+                exchange.max_target_mib.to_string(),
             ),
             (
                 "exchange.encoding",

@@ -8,6 +8,7 @@ pub mod broker;
 pub mod connection;
 pub mod engine;
 pub mod message;
+mod ranked_set;
 pub mod rows;
 pub mod sample_list;
 pub mod target_store;

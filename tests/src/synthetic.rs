@@ -48,6 +48,8 @@ impl Agent {
             temperature: 2.0,
             teachers,
             chunk_bytes: config.exchange.chunk_bytes,
+            encoding: config.exchange.encoding.encoding(),
+            delta: config.exchange.delta,
             limits: Limits::default(),
         });
         let connection = ConnectionConfig::new(&config)?;

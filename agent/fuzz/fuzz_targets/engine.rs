@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, Limits};
+use dkt_agent::exchange::rows::Encoding;
 use dkt_agent::exchange::topic::Topic;
 use dkt_agent::exchange::wire;
 use dkt_agent::ids::{Digest, Round, SampleId};
@@ -26,6 +27,8 @@ fn config() -> EngineConfig {
         temperature: 2.0,
         teachers: Vec::new(),
         chunk_bytes: 1024,
+        encoding: Encoding::F16,
+        delta: 0.1,
         limits: Limits { max_target_bytes: MAX_TARGET_BYTES, max_teaching_bytes: 4096, ..Limits::default() },
     }
 }

@@ -34,7 +34,7 @@ impl Agent<'_> {
             chunk_bytes: exchange.chunk_bytes,
             encoding: exchange.encoding.encoding(),
             delta: exchange.delta,
-            limits: Limits::default(),
+            limits: Limits { max_target_bytes: exchange.max_target_mib * 1024 * 1024, ..Limits::default() },
         };
         Link::start(engine, connection, self.stop)
     }

@@ -124,6 +124,19 @@ impl Rows {
         }
     }
 
+    /// As [`Rows::unpack`], in half precision: what that cannot hold becomes its largest finite value.
+    ///
+    /// # Panics
+    /// Unless there is such a row of so many logits.
+    pub fn unpack_half(&self, i: usize, out: &mut [f16]) {
+        if let Rows::Dense(Floats::F16(logits)) = self {
+            return out.copy_from_slice(&logits[i * out.len()..(i + 1) * out.len()]);
+        }
+        let mut logits = vec![0.0; out.len()];
+        self.unpack(i, &mut logits);
+        out.iter_mut().zip(logits).for_each(|(half_v, v)| *half_v = half(v));
+    }
+
     /// Without any.
     pub fn none() -> Self {
         Rows::Dense(Floats::F16(Vec::new()))

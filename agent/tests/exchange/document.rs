@@ -241,7 +241,8 @@ fn the_table_of_sizes_is_what_the_encoder_writes() {
     let ids: Vec<SampleId> = (0..1000).map(|i| SampleId(5 * i)).collect();
     let row_bytes = |encoding, n_classes| {
         let rows = Rows::pack(encoding, &vec![0.0; 1000 * n_classes], n_classes, 2.0);
-        let chunk = TargetChunk { n_classes, ids: SampleList::shortest(&ids), rows, ..other_form(Encoding::F16) };
+        let chunk =
+            TargetChunk { n_classes, ids: SampleList::shortest(&ids), rows, ..other_form(Encoding::F16) };
         encode(&Message::Targets(chunk)).len() as f64 / 1000.0
     };
     let rows = named.map(|(name, encoding)| {

@@ -445,7 +445,8 @@ impl Fleet {
             let spread = if student.config.delta > 0.0 { ROUNDS_WITHIN_DELTA } else { 0.0 };
             let round = row[2];
             row[2] = mean[2];
-            if found != expected || (found && (row != mean || !(mean[2] - spread..=mean[2]).contains(&round))) {
+            if found != expected || (found && (row != mean || !(mean[2] - spread..=mean[2]).contains(&round)))
+            {
                 return false;
             }
         }

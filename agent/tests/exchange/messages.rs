@@ -163,26 +163,44 @@ fn targets() -> impl Strategy<Value = Message> {
         Just(Encoding::U8),
         (1_usize..50).prop_map(Encoding::TopK)
     ];
-    (sample_list(1..20), prop_oneof![9 => 1_usize..40, 1 => 250_usize..300]).prop_flat_map(move |(ids, n_classes)| {
-        let head = (any::<u64>(), digest(), digest(), round(), 0.001_f32..100.0, any::<u8>());
-        let same = proptest::option::of((any::<u64>(), sample_list(1..20)));
-        let logits = vec(logit.clone(), ids.len() * n_classes);
-        (head, Just(ids), logits, encoding.clone(), same, 0..10).prop_map(
-            move |((session, data, model, round, temperature, view), ids, logits, encoding, same, tenth)| {
-                let view = View(view);
-                let same = same.filter(|_| round.0 > 1);
-                let same = same.map(|(base, ids)| Same { base: Round(1 + base % (round.0 - 1)), ids });
-                let (ids, rows) = if tenth == 0 && same.is_some() {
-                    (Vec::new().into(), Rows::none())
-                } else {
-                    (ids, Rows::pack(encoding, &logits, n_classes, temperature))
-                };
-                Message::Targets(TargetChunk {
-                    session, data, model, round, temperature, view, n_classes, ids, rows, same,
-                })
-            },
-        )
-    })
+    (sample_list(1..20), prop_oneof![9 => 1_usize..40, 1 => 250_usize..300]).prop_flat_map(
+        move |(ids, n_classes)| {
+            let head = (any::<u64>(), digest(), digest(), round(), 0.001_f32..100.0, any::<u8>());
+            let same = proptest::option::of((any::<u64>(), sample_list(1..20)));
+            let logits = vec(logit.clone(), ids.len() * n_classes);
+            (head, Just(ids), logits, encoding.clone(), same, 0..10).prop_map(
+                move |(
+                    (session, data, model, round, temperature, view),
+                    ids,
+                    logits,
+                    encoding,
+                    same,
+                    tenth,
+                )| {
+                    let view = View(view);
+                    let same = same.filter(|_| round.0 > 1);
+                    let same = same.map(|(base, ids)| Same { base: Round(1 + base % (round.0 - 1)), ids });
+                    let (ids, rows) = if tenth == 0 && same.is_some() {
+                        (Vec::new().into(), Rows::none())
+                    } else {
+                        (ids, Rows::pack(encoding, &logits, n_classes, temperature))
+                    };
+                    Message::Targets(TargetChunk {
+                        session,
+                        data,
+                        model,
+                        round,
+                        temperature,
+                        view,
+                        n_classes,
+                        ids,
+                        rows,
+                        same,
+                    })
+                },
+            )
+        },
+    )
 }
 
 /// Any message, with the end of a topic that it fits.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Same, SampleSet, Status, TargetChunk};
+use dkt_agent::exchange::message::{
+    AgentState, Demand, Message, Repair, Same, SampleSet, Status, TargetChunk,
+};
 use dkt_agent::exchange::rows::{Floats, Rows};
 use dkt_agent::exchange::topic::{Leaf, Topic};
 use dkt_agent::ids::{Round, SampleId, View};

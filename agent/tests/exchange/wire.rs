@@ -13,7 +13,9 @@ use dkt_agent::ids::{SampleId, View};
 use proptest::prelude::*;
 use serde_cbor::Value;
 
-use crate::messages::{any_message, fields, forms_of_targets, key, one_of_each, samples, seeded, with, without};
+use crate::messages::{
+    any_message, fields, forms_of_targets, key, one_of_each, samples, seeded, with, without,
+};
 
 /// The ends of topics, by what is published there.
 const STATUS: usize = 0;
@@ -118,7 +120,8 @@ fn a_message_without_a_field_or_under_another_topic_is_refused() {
             let Value::Text(name) = name else { panic!("{name:?}") };
             let error = decode(&leaf, &without(&bytes, &name)).expect_err(&name);
             // Which of these there must be depends on the others.
-            let says_itself = matches!(&error, WireError::Field { .. }) && ["ids", "logits"].contains(&&name[..]);
+            let says_itself =
+                matches!(&error, WireError::Field { .. }) && ["ids", "logits"].contains(&&name[..]);
             assert!(matches!(error, WireError::Cbor(_)) || says_itself, "without `{name}`: {error}");
         }
         for other in leaves().iter().filter(|other| **other != leaf) {
@@ -248,7 +251,12 @@ fn each_wrong_value_is_refused_by_the_name_of_its_field() {
         (TARGETS, "temperature", Value::Float(1e300), "`temperature`: expected a positive number, found inf"),
         (TARGETS, "n_classes", int(0), "`n_classes`: expected 1 to 4096, found 0"),
         (TARGETS, "n_classes", int(4097), "`n_classes`: expected 1 to 4096, found 4097"),
-        (TARGETS, "n_classes", int(2), "`logits`: expected typed array 64 (uint8), 84 (float16) or 85 (float32)"),
+        (
+            TARGETS,
+            "n_classes",
+            int(2),
+            "`logits`: expected typed array 64 (uint8), 84 (float16) or 85 (float32)",
+        ),
         (TARGETS, "ids", tagged(70, &[]), "`ids`: expected 4 bytes for each of at least one sample, found 0"),
         (
             TARGETS,
@@ -427,7 +435,10 @@ fn every_form_of_soft_targets_reads_back_and_lacks_nothing_that_it_needs() {
         for name in ["ids", "logits", "scale", "offset", "rest", "classes"] {
             if fields(&bytes).contains_key(&key(name)) {
                 assert!(decode(&leaf, &without(&bytes, name)).is_err(), "{message:?} without `{name}`");
-                assert!(decode(&leaf, &with(&bytes, name, Value::Null)).is_err(), "{message:?}, `{name}` null");
+                assert!(
+                    decode(&leaf, &with(&bytes, name, Value::Null)).is_err(),
+                    "{message:?}, `{name}` null"
+                );
             }
         }
     }
@@ -442,12 +453,10 @@ fn hostile_forms_of_soft_targets_are_refused_by_the_name_of_their_field() {
     let halves = |values: &[f32]| {
         tagged(84, &values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>())
     };
-    let singles = |values: &[f32]| {
-        tagged(85, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
-    };
-    let window = |first: i128, bits: &[u8]| {
-        Value::Array(vec![Value::Integer(first), Value::Bytes(bits.to_vec())])
-    };
+    let singles =
+        |values: &[f32]| tagged(85, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+    let window =
+        |first: i128, bits: &[u8]| Value::Array(vec![Value::Integer(first), Value::Bytes(bits.to_vec())]);
     let same = |base: i128, ids: Value| {
         Value::Map(BTreeMap::from([(key("base"), Value::Integer(base)), (key("ids"), ids)]))
     };
@@ -465,15 +474,30 @@ fn hostile_forms_of_soft_targets_are_refused_by_the_name_of_their_field() {
         (U8, "offset", halves(&[1.0, 1.0, 1.0]), "`offset`: expected typed array"),
         (U8, "offset", halves(&[f32::NEG_INFINITY, 1.0]), not_finite),
         (TOP_1, "classes", tagged(64, &[]), "`classes`: expected 1 to n_classes for each sample, found 0"),
-        (TOP_1, "classes", tagged(64, &[0; 3]), "`classes`: expected 1 to n_classes for each sample, found 3"),
+        (
+            TOP_1,
+            "classes",
+            tagged(64, &[0; 3]),
+            "`classes`: expected 1 to n_classes for each sample, found 3",
+        ),
         (TOP_1, "classes", tagged(64, &[0, 1, 2, 3, 0, 1, 2, 3]), "`classes`: expected 1 to n_classes"),
         (TOP_1, "classes", tagged(64, &[0, 3]), "`classes`: expected below n_classes, found 3"),
         (TOP_1, "classes", tagged(69, &[0, 0, 0, 1]), "`classes`: expected below n_classes, found 256"),
         (TOP_1, "classes", tagged(69, &[0; 3]), "`classes`: expected typed array 64 (uint8) or 69 (uint16)"),
         (TOP_1, "classes", tagged(65, &[0; 4]), "`classes`: expected typed array 64 (uint8) or 69 (uint16)"),
-        (TOP_3, "classes", tagged(64, &[0, 1, 0, 0, 1, 2]), "`classes`: expected each once in a row, found 0"),
+        (
+            TOP_3,
+            "classes",
+            tagged(64, &[0, 1, 0, 0, 1, 2]),
+            "`classes`: expected each once in a row, found 0",
+        ),
         (TOP_3, "classes", tagged(64, &[0, 1, 2, 0, 1]), "`classes`: expected 1 to n_classes"),
-        (TOP_3, "logits", halves(&[0.0; 5]), "`logits`: expected typed array 84 (float16) or 85 (float32), one"),
+        (
+            TOP_3,
+            "logits",
+            halves(&[0.0; 5]),
+            "`logits`: expected typed array 84 (float16) or 85 (float32), one",
+        ),
         (TOP_3, "logits", tagged(64, &[0; 6]), "`logits`: expected typed array"),
         (TOP_3, "logits", halves(&[f32::NAN; 6]), not_finite),
         (TOP_3, "rest", halves(&[0.0]), "`rest`: expected typed array"),
@@ -483,10 +507,25 @@ fn hostile_forms_of_soft_targets_are_refused_by_the_name_of_their_field() {
         (U8, "ids", window(0, &[3, 0]), "`ids`: expected bits that end with a byte that is not 0, found 2"),
         (U8, "ids", window(0, &[7]), "`scale`: expected typed array"),
         (U8, "ids", Value::Tag(70, Box::new(window(0, &[3]))), "`ids`: expected no tag before"),
-        (SAME, "same", same(0, window(0, &[1])), "`same.base`: expected at least 1 and below `round`, found 0"),
-        (SAME, "same", same(3, window(0, &[1])), "`same.base`: expected at least 1 and below `round`, found 3"),
+        (
+            SAME,
+            "same",
+            same(0, window(0, &[1])),
+            "`same.base`: expected at least 1 and below `round`, found 0",
+        ),
+        (
+            SAME,
+            "same",
+            same(3, window(0, &[1])),
+            "`same.base`: expected at least 1 and below `round`, found 3",
+        ),
         (SAME, "same", same(1, window(0, &[0])), "`same.ids`: expected bits that end with"),
-        (SAME, "same", same(1, tagged(70, &[])), "`same.ids`: expected 4 bytes for each of at least one sample"),
+        (
+            SAME,
+            "same",
+            same(1, tagged(70, &[])),
+            "`same.ids`: expected 4 bytes for each of at least one sample",
+        ),
         (SAME, "same", same(1, Value::Bytes(vec![0; 4])), "`same.ids`: expected typed array 70"),
     ];
     for (of, name, value, expected) in cases {
@@ -516,7 +555,8 @@ fn a_message_takes_memory_in_proportion_to_its_length() {
     let n = MAX_MESSAGE_BYTES - 1000;
     let window = Value::Array(vec![Value::Integer(0), Value::Bytes(vec![0xff; n])]);
     let same = Value::Map(BTreeMap::from([(key("base"), Value::Integer(1)), (key("ids"), window)]));
-    let Message::Targets(read) = decode(&leaves()[TARGETS], &with(&encode(&message), "same", same)).unwrap() else {
+    let Message::Targets(read) = decode(&leaves()[TARGETS], &with(&encode(&message), "same", same)).unwrap()
+    else {
         panic!()
     };
     let Some(same) = read.same else { panic!() };
