@@ -171,6 +171,9 @@ pub struct ExchangeConfig {
     pub delta: f32,
     /// Memory for rows of soft targets received, in MiB; rows beyond it are refused. Default: 256.
     pub max_target_mib: usize,
+    /// Views of each sample whose soft targets are wanted; images of other views take those of these, in turn. 0 for
+    /// all of `data.views`. Default: 0.
+    pub views: u8,
     /// Number of peers to wait for before training begins. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
@@ -194,6 +197,7 @@ impl Default for ExchangeConfig {
             encoding: EncodingConfig::F16,
             delta: 0.0,
             max_target_mib: 256,
+            views: 0,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
             linger_s: 60.0,
@@ -269,6 +273,11 @@ impl AgentConfig {
         serde_json::from_str(&text).expect("invariant: what was written as JSON reads")
     }
 
+    /// Views of each sample whose soft targets are wanted from peers.
+    pub(crate) fn taught_views(&self) -> u8 {
+        if self.exchange.views == 0 { self.data.views } else { self.exchange.views }
+    }
+
     /// Folder for everything the run writes.
     pub fn out_dir(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| Path::new("runs").join(self.agent.as_str()))
@@ -333,6 +342,12 @@ impl AgentConfig {
                 exchange.encoding.is_sound(),
                 "\"f32\", \"f16\", \"u8\" or a top_k from 1 to 4096",
                 format!("{:?}", exchange.encoding),
+            ),
+            (
+                "exchange.views",
+                exchange.views <= self.data.views,
+                "at most `data.views`; 0 for all of them",
+                exchange.views.to_string(),
             ),
             (
                 "exchange.delta",

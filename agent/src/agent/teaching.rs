@@ -77,7 +77,7 @@ impl Agent<'_> {
             samples.sort_unstable();
             samples.dedup();
             // Views are used in turn, one an epoch: with few epochs the last are never used.
-            let n_views = u32::from(self.config.data.views).min(n_epochs) as u8;
+            let n_views = u32::from(self.config.taught_views()).min(n_epochs) as u8;
             link.step(ExchangeEvent::Demand { samples, n_views });
         }
     }

@@ -208,8 +208,9 @@ impl Agent<'_> {
             let began = Instant::now();
             let scalars = Scalars { gradient_noise: self.gradient_noise(stage), ..scalars };
             let link = &self.link;
-            let trained = self.learner.train(batch, view, &pool, &scalars, |id, view, row| {
-                link.as_ref().is_some_and(|link| link.engine.teacher_row(id, view, row))
+            let taught_as = View(view.0 % self.config.taught_views());
+            let trained = self.learner.train(batch, view, &pool, &scalars, |id, _, row| {
+                link.as_ref().is_some_and(|link| link.engine.teacher_row(id, taught_as, row))
             })?;
             self.sums.add(&trained.report, batch.ids.len(), trained.n_taught);
             self.position.batch += 1;

@@ -286,7 +286,7 @@ fn labelled_rows_wait_a_moment_for_others_and_not_for_long() {
     victim.step(Event::RoundStarted(Round(1)));
     victim.hear_status("peer", status(1, 1));
     victim.hear_demand("peer", demand(1, &all()));
-    let mut label = |n: usize, victim: &mut Victim| {
+    let label = |n: usize, victim: &mut Victim| {
         let (view, ids) = victim.engine.next_label_batch(n).unwrap();
         let logits = vec![0.0; n * N_CLASSES];
         said(&victim.step(Event::Labelled { view, ids, logits }))
