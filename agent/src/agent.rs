@@ -4,6 +4,7 @@
 //! steps it takes in what has arrived from peers and labels a bounded number of rows for them; it never waits
 //! for anyone while it trains.
 
+mod budget;
 mod consolidate;
 mod learner;
 mod link;
@@ -21,6 +22,7 @@ use dkt_models::step::TrainingStep;
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::GradError;
 
+use self::budget::LabellingBudget;
 use self::consolidate::Knowledge;
 use self::learner::Learner;
 use self::link::Link;
@@ -130,6 +132,7 @@ struct Agent<'a> {
     stream: ExperienceStream,
     memory: ReplayMemory,
     link: Option<Link>,
+    budget: LabellingBudget,
     checkpoints: CheckpointStore,
     identity: Identity,
     position: Position,
@@ -187,6 +190,7 @@ impl<'a> Agent<'a> {
             stream,
             memory: ReplayMemory::new(selection, capacity, config.seed),
             link: None,
+            budget: LabellingBudget::new(config.exchange.labelling_share),
             checkpoints,
             identity,
             position: Position::default(),
@@ -281,6 +285,7 @@ impl<'a> Agent<'a> {
                 rows_applied: stats.rows_applied,
                 rows_refused: stats.rows_refused(),
                 n_dropped,
+                labelling_seconds: self.budget.spent_s(),
             }));
         }
         Ok(())

@@ -156,8 +156,10 @@ pub struct ExchangeConfig {
     pub teachers: Vec<AgentId>,
     /// Epochs after which the agent's peers are told a new round of soft targets. Default: 2.
     pub refresh_epochs: u32,
-    /// Rows labelled for peers after each training step: the share of time given to teaching. Default: 64.
+    /// Most rows labelled for peers after each training step. Default: 64.
     pub rows_per_step: usize,
+    /// Most of its time that an agent gives to labelling for peers while it trains, above 0 and below 1. Default: 0.3.
+    pub labelling_share: f64,
     /// Upper bound of one message of soft targets. Default: 65536.
     pub chunk_bytes: usize,
     /// Number of peers to wait for before training begins. Default: 0.
@@ -179,6 +181,7 @@ impl Default for ExchangeConfig {
             teachers: Vec::new(),
             refresh_epochs: 2,
             rows_per_step: 64,
+            labelling_share: 0.3,
             chunk_bytes: 64 * 1024,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
@@ -271,7 +274,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 12] = [
+        let checks: [Check; 13] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -301,6 +304,12 @@ impl AgentConfig {
                 (1..=MAX_BATCH).contains(&exchange.rows_per_step),
                 "between 1 and 65536",
                 exchange.rows_per_step.to_string(),
+            ),
+            (
+                "exchange.labelling_share",
+                exchange.labelling_share > 0.0 && exchange.labelling_share < 1.0,
+                "a share above 0 and below 1",
+                exchange.labelling_share.to_string(),
             ),
             (
                 "exchange.chunk_bytes",

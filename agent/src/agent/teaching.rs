@@ -37,23 +37,43 @@ impl Agent<'_> {
         Link::start(engine, connection, self.stop)
     }
 
-    /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
-    pub(super) fn teach(&mut self) -> Result<bool, AgentError> {
-        let Some(link) = &mut self.link else { return Ok(false) };
-        link.pump();
-        let wanted = link.engine.next_label_batch(self.config.exchange.rows_per_step);
-        let labelled = wanted.is_some();
-        if let Some((view, ids)) = wanted {
-            let logits = self.learner.label(&ids, view)?;
-            link.step(ExchangeEvent::Labelled { view, ids, logits });
+    /// Takes in what has arrived after a training step of `trained` seconds, and labels a batch for peers if the
+    /// budget allows it.
+    pub(super) fn teach_beside_training(&mut self, trained: f64) -> Result<(), AgentError> {
+        self.budget.trained(trained);
+        if self.budget.allows() {
+            let began = Instant::now();
+            if self.teach()? {
+                self.budget.labelled(began.elapsed().as_secs_f64());
+            }
+        } else {
+            self.exchange();
         }
+        Ok(())
+    }
+
+    /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
+    fn teach(&mut self) -> Result<bool, AgentError> {
+        self.exchange();
+        let Some(link) = &mut self.link else { return Ok(false) };
+        let Some((view, ids)) = link.engine.next_label_batch(self.config.exchange.rows_per_step) else {
+            return Ok(false);
+        };
+        let logits = self.learner.label(&ids, view)?;
+        link.step(ExchangeEvent::Labelled { view, ids, logits });
+        Ok(true)
+    }
+
+    /// Takes in what has arrived, and tells what there is to tell.
+    fn exchange(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        link.pump();
         for message in link.take_warnings() {
             self.emit(Event::Warning { message });
         }
         if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
             self.report_traffic();
         }
-        Ok(labelled)
     }
 
     pub(super) fn report_traffic(&mut self) {
@@ -127,9 +147,10 @@ impl Agent<'_> {
             if alone || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
                 break;
             }
-            if !self.teach()?
-                && let Some(link) = &mut self.link
-            {
+            let began = Instant::now();
+            if self.teach()? {
+                self.budget.labelled_idly(began.elapsed().as_secs_f64());
+            } else if let Some(link) = &mut self.link {
                 link.pump_or_wait(IDLE_WAIT);
             }
         }

@@ -214,7 +214,7 @@ impl Agent<'_> {
             self.sums.add(&trained.report, batch.ids.len(), trained.n_taught);
             self.position.batch += 1;
             self.position.step += 1;
-            self.teach()?;
+            self.teach_beside_training(began.elapsed().as_secs_f64())?;
             self.sums.seconds += began.elapsed().as_secs_f64();
             if self.stopped() {
                 self.save_checkpoint()?;

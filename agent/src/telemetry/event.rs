@@ -210,4 +210,7 @@ pub struct Finished {
     pub rows_refused: u64,
     /// Messages dropped because a bounded queue was full.
     pub n_dropped: u64,
+    /// Wall time spent on labelling for peers.
+    #[serde(default)]
+    pub labelling_seconds: f64,
 }
