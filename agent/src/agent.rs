@@ -72,9 +72,11 @@ pub enum AgentError {
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
     #[error(
-        "`data.crop_padding`: expected less than the smaller side of the images ({shape}), found {padding}"
+        "`{key}`: expected less than the smaller side of the images ({shape}), found {padding}"
     )]
-    CropPadding { padding: u8, shape: ImageShape },
+    CropPadding { key: &'static str, padding: u8, shape: ImageShape },
+    #[error("`proxy.source` `{data}`: expected images of {shape}, as the training data has, found {found}")]
+    ProxyShape { data: String, shape: ImageShape, found: ImageShape },
 }
 
 impl From<GradError> for AgentError {
@@ -158,6 +160,7 @@ impl<'a> Agent<'a> {
         // What is wrong with the configuration is found before anything takes time.
         let connection = config.exchange.enabled.then(|| ConnectionConfig::new(config)).transpose()?;
         let source = setup::load_data(config)?;
+        let proxy = setup::load_proxy(config, &source)?;
         let stream = setup::stream(config, &source)?;
         let teachers = setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
@@ -174,7 +177,7 @@ impl<'a> Agent<'a> {
         let identity = Identity {
             training_graph: Digest::of(&step.train.encode()),
             views: views.digest(),
-            data: setup::data_digest(views.digest(), &source),
+            data: setup::data_digest(views.digest(), &source, proxy.as_ref().map(|p| p.views.digest())),
             settings: setup::training_settings(config, &teachers),
         };
         let out = config.out_dir();
@@ -186,7 +189,7 @@ impl<'a> Agent<'a> {
             started,
             traffic_reported: started,
             step,
-            learner: Learner::new(config, source, views, &stream, session, knowledge),
+            learner: Learner::new(config, source, views, proxy, &stream, session, knowledge),
             stream,
             memory: ReplayMemory::new(selection, capacity, config.seed),
             link: None,

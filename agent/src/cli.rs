@@ -266,7 +266,8 @@ impl From<AgentError> for CliError {
             | AgentError::Mismatch { .. }
             | AgentError::CropPadding { .. }
             | AgentError::Teachers { .. }
-            | AgentError::Teacher { .. } => CliError::Agent(error),
+            | AgentError::Teacher { .. }
+            | AgentError::ProxyShape { .. } => CliError::Agent(error),
         }
     }
 }

@@ -8,6 +8,7 @@ mod distill;
 pub mod lab;
 mod members;
 mod optimizer;
+mod sharing;
 mod strategy;
 mod stream;
 mod train;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::data::{ColorJitterConfig, DataConfig, GivenNormalization, Measured, NormalizationConfig};
 pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
 pub use self::optimizer::OptimizerConfig;
+pub use self::sharing::{ProxyConfig, Sharing};
 pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
 pub use self::stream::StreamConfig;
 pub use self::train::{
@@ -112,6 +114,9 @@ pub struct AgentConfig {
     pub model: ModelConfig,
     #[serde(default)]
     pub data: DataConfig,
+    /// Public images, with `exchange.sharing = "proxy"`. Default: none.
+    #[serde(default)]
+    pub proxy: Option<ProxyConfig>,
     #[serde(default)]
     pub stream: StreamConfig,
     #[serde(default)]
@@ -152,6 +157,8 @@ pub struct ExchangeConfig {
     pub enabled: bool,
     /// `mqtt://host:port`, or `mqtts://host:port` with `tls`. Default: `mqtt://127.0.0.1:1883`.
     pub broker: String,
+    /// What teachers label for this agent. Default: `ids`.
+    pub sharing: Sharing,
     /// Agents to learn from; empty for everyone in the fleet. Default: empty.
     pub teachers: Vec<AgentId>,
     /// Epochs after which the agent's peers are told a new round of soft targets. Default: 2.
@@ -178,6 +185,7 @@ impl Default for ExchangeConfig {
         ExchangeConfig {
             enabled: true,
             broker: "mqtt://127.0.0.1:1883".to_owned(),
+            sharing: Sharing::Ids,
             teachers: Vec::new(),
             refresh_epochs: 2,
             rows_per_step: 64,
@@ -351,6 +359,8 @@ impl AgentConfig {
         ];
         let strategy = self.strategy.strategy();
         let sections = self.data.checks().chain(self.stream.checks()).chain(self.train.checks());
+        let sections = sections.chain(self.proxy.iter().flat_map(ProxyConfig::checks));
+        let sections = sections.chain(sharing::checks(exchange.sharing, self.proxy.as_ref(), self.stream.proxy));
         let sections = sections.chain(self.strategy.checks()).chain(self.replay.checks(strategy));
         for (key, holds, expected, found) in checks.into_iter().chain(sections) {
             if !holds {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::{Agent, AgentError, setup};
+use crate::config::Sharing;
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
@@ -21,13 +22,14 @@ impl Agent<'_> {
     pub(super) fn connect(&self, connection: ConnectionConfig, model: Digest) -> Result<Link, ExchangeError> {
         let config = self.config;
         let exchange = &config.exchange;
+        let (data, n_samples) = self.learner.taught_data();
         let engine = EngineConfig {
             agent: config.agent.clone(),
             fleet: config.fleet.clone(),
-            data: self.identity.views,
+            data,
             model,
             classes: self.learner.source.train.classes.clone(),
-            n_samples: self.learner.source.train.len() as u32,
+            n_samples: n_samples as u32,
             session: setup::session(),
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
@@ -84,18 +86,27 @@ impl Agent<'_> {
         }
     }
 
+    /// Public samples: of the public set, or set aside from the training data.
+    pub(super) fn public_samples(&self) -> Vec<SampleId> {
+        match &self.learner.proxy {
+            Some(proxy) => (0..proxy.images.len() as u32).map(SampleId).collect(),
+            None => self.stream.proxy().to_vec(),
+        }
+    }
+
     /// Tells peers which samples and views the agent trains on from now.
     pub(super) fn demand(&mut self, experience: usize) {
-        let new: Vec<SampleId> = self.new_samples(experience);
-        let n_epochs = self.epochs_of(experience).all();
-        if let Some(link) = &mut self.link {
-            let mut samples = new;
+        let mut samples = self.public_samples();
+        if self.config.exchange.sharing != Sharing::Proxy {
+            samples.extend(self.new_samples(experience));
             samples.extend_from_slice(self.memory.ids());
-            samples.extend_from_slice(self.stream.proxy());
             samples.sort_unstable();
             samples.dedup();
-            // Views are used in turn, one an epoch: with few epochs the last are never used.
-            let n_views = u32::from(self.config.data.views).min(n_epochs) as u8;
+        }
+        // Views are used in turn, one an epoch: with few epochs the last are never used.
+        let all_views = self.learner.proxy.as_ref().map_or(self.config.data.views, |proxy| proxy.n_views);
+        let n_views = u32::from(all_views).min(self.epochs_of(experience).all()) as u8;
+        if let Some(link) = &mut self.link {
             link.step(ExchangeEvent::Demand { samples, n_views });
         }
     }
