@@ -71,9 +71,7 @@ pub enum AgentError {
     Setting { key: &'static str, source: ModelError },
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
-    #[error(
-        "`{key}`: expected less than the smaller side of the images ({shape}), found {padding}"
-    )]
+    #[error("`{key}`: expected less than the smaller side of the images ({shape}), found {padding}")]
     CropPadding { key: &'static str, padding: u8, shape: ImageShape },
     #[error("`proxy.source` `{data}`: expected images of {shape}, as the training data has, found {found}")]
     ProxyShape { data: String, shape: ImageShape, found: ImageShape },
@@ -135,6 +133,8 @@ struct Agent<'a> {
     memory: ReplayMemory,
     link: Option<Link>,
     budget: LabellingBudget,
+    /// Images that were sent come first when something is labelled next.
+    sent_first: bool,
     checkpoints: CheckpointStore,
     identity: Identity,
     position: Position,
@@ -193,6 +193,7 @@ impl<'a> Agent<'a> {
             stream,
             memory: ReplayMemory::new(selection, capacity, config.seed),
             link: None,
+            sent_first: false,
             budget: LabellingBudget::new(config.exchange.labelling_share),
             checkpoints,
             identity,

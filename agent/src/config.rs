@@ -167,8 +167,12 @@ pub struct ExchangeConfig {
     pub rows_per_step: usize,
     /// Most of its time that an agent gives to labelling for peers while it trains, above 0 and below 1. Default: 0.3.
     pub labelling_share: f64,
-    /// Upper bound of one message of soft targets. Default: 65536.
+    /// Upper bound of one message of soft targets or images, of which it holds one at least. Default: 65536.
     pub chunk_bytes: usize,
+    /// Whether images that students send, with `sharing = "inputs"`, are labelled. Default: true.
+    pub label_inputs: bool,
+    /// Most images sent and not answered yet, with `sharing = "inputs"`. Default: 256.
+    pub inputs_in_flight: usize,
     /// Number of peers to wait for before training begins. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
@@ -191,6 +195,8 @@ impl Default for ExchangeConfig {
             rows_per_step: 64,
             labelling_share: 0.3,
             chunk_bytes: 64 * 1024,
+            label_inputs: true,
+            inputs_in_flight: 256,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
             linger_s: 60.0,
@@ -282,7 +288,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 13] = [
+        let checks: [Check; 14] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -326,6 +332,12 @@ impl AgentConfig {
                 exchange.chunk_bytes.to_string(),
             ),
             (
+                "exchange.inputs_in_flight",
+                (1..=MAX_BATCH).contains(&exchange.inputs_in_flight),
+                "between 1 and 65536",
+                exchange.inputs_in_flight.to_string(),
+            ),
+            (
                 "exchange.wait_at_most_s",
                 seconds(exchange.wait_at_most_s),
                 "between 0 and 1000000 seconds",
@@ -360,7 +372,8 @@ impl AgentConfig {
         let strategy = self.strategy.strategy();
         let sections = self.data.checks().chain(self.stream.checks()).chain(self.train.checks());
         let sections = sections.chain(self.proxy.iter().flat_map(ProxyConfig::checks));
-        let sections = sections.chain(sharing::checks(exchange.sharing, self.proxy.as_ref(), self.stream.proxy));
+        let sections =
+            sections.chain(sharing::checks(exchange.sharing, self.proxy.as_ref(), self.stream.proxy));
         let sections = sections.chain(self.strategy.checks()).chain(self.replay.checks(strategy));
         for (key, holds, expected, found) in checks.into_iter().chain(sections) {
             if !holds {

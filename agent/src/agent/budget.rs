@@ -19,7 +19,12 @@ pub(crate) struct LabellingBudget {
 impl LabellingBudget {
     /// For a `share` of all time, above 0 and below 1.
     pub fn new(share: f64) -> Self {
-        LabellingBudget { rate: share / (1.0 - share), kept_s: 0.0, most_s: share * KEPT_FROM_S, spent_s: 0.0 }
+        LabellingBudget {
+            rate: share / (1.0 - share),
+            kept_s: 0.0,
+            most_s: share * KEPT_FROM_S,
+            spent_s: 0.0,
+        }
     }
 
     /// Whether a batch may be labelled now.

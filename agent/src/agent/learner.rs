@@ -265,6 +265,28 @@ impl Learner {
         Ok(logits.cl)
     }
 
+    /// The same for images `[N, C, H, W]` of a peer, which are views already.
+    pub fn label_images(&mut self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
+        let Learner { session, source, .. } = self;
+        let n_pixels = source.train.shape.n_pixels();
+        let logits = session.logits(pixels.len() / n_pixels, |input| {
+            for (image, out) in pixels.chunks_exact(n_pixels).zip(input.chunks_exact_mut(n_pixels)) {
+                source.normalization.apply(image, out);
+            }
+        })?;
+        Ok(logits.cl)
+    }
+
+    /// Pixels `[N, C, H, W]` of one view of training samples: what a peer is sent that does not have them.
+    pub fn pixels(&self, ids: &[SampleId], view: View) -> Vec<u8> {
+        let n_pixels = self.source.train.shape.n_pixels();
+        let mut pixels = vec![0; ids.len() * n_pixels];
+        for (id, out) in ids.iter().zip(pixels.chunks_exact_mut(n_pixels)) {
+            self.views.write(&self.source.train, *id, view, out);
+        }
+        pixels
+    }
+
     /// Raw logits of the continual-learning head on training samples as they are, a row a sample.
     pub fn logits_of(&mut self, ids: &[SampleId]) -> Result<BTreeMap<SampleId, Vec<f32>>, RuntimeError> {
         self.rows_of(ids, |session, n, fill| Ok(session.logits(n, fill)?.cl))

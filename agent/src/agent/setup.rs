@@ -221,9 +221,10 @@ pub(super) fn training_settings(config: &AgentConfig, teachers: &[Digest]) -> BT
         &ReplayConfig { capacity: Some(capacity), selection: Some(selection), ..config.replay.clone() };
     let strategy = &strategy.with_defaults();
     // By way of text, so that a float32 reads as it was written and not as the float64 nearest to it.
-    let value = serde_json::to_string(&Sections { seed: *seed, data, proxy, stream, train, strategy, replay })
-        .and_then(|text| serde_json::from_str(&text))
-        .expect("invariant: a configuration has a JSON form");
+    let value =
+        serde_json::to_string(&Sections { seed: *seed, data, proxy, stream, train, strategy, replay })
+            .and_then(|text| serde_json::from_str(&text))
+            .expect("invariant: a configuration has a JSON form");
     let mut settings = BTreeMap::new();
     flatten("", value, &mut settings);
     for key in ["data.source", "proxy.source", "train.device", "train.threads"] {

@@ -9,6 +9,7 @@ use crate::config::Sharing;
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
+use crate::exchange::message::Inputs;
 use crate::ids::{Digest, Round, SampleId};
 use crate::telemetry::event::Event;
 
@@ -23,6 +24,7 @@ impl Agent<'_> {
         let config = self.config;
         let exchange = &config.exchange;
         let (data, n_samples) = self.learner.taught_data();
+        let shape = self.learner.source.train.shape;
         let engine = EngineConfig {
             agent: config.agent.clone(),
             fleet: config.fleet.clone(),
@@ -34,6 +36,9 @@ impl Agent<'_> {
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
             chunk_bytes: exchange.chunk_bytes,
+            accepts: exchange.label_inputs.then_some(shape),
+            sends: (exchange.sharing == Sharing::Inputs).then_some(shape),
+            inputs_in_flight: exchange.inputs_in_flight,
             limits: Limits::default(),
         };
         Link::start(engine, connection, self.stop)
@@ -57,6 +62,17 @@ impl Agent<'_> {
     /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
     fn teach(&mut self) -> Result<bool, AgentError> {
         self.exchange();
+        // Samples that this agent has and images that were sent to it take turns.
+        self.sent_first = !self.sent_first;
+        Ok(if self.sent_first {
+            self.label_sent()? || self.label_own()?
+        } else {
+            self.label_own()? || self.label_sent()?
+        })
+    }
+
+    /// Labels samples that peers name by their numbers.
+    fn label_own(&mut self) -> Result<bool, AgentError> {
         let Some(link) = &mut self.link else { return Ok(false) };
         let Some((view, ids)) = link.engine.next_label_batch(self.config.exchange.rows_per_step) else {
             return Ok(false);
@@ -66,10 +82,26 @@ impl Agent<'_> {
         Ok(true)
     }
 
-    /// Takes in what has arrived, and tells what there is to tell.
+    /// Labels images that a peer has sent.
+    fn label_sent(&mut self) -> Result<bool, AgentError> {
+        let Some(link) = &mut self.link else { return Ok(false) };
+        let Some(inputs) = link.engine.next_received_inputs(self.config.exchange.rows_per_step) else {
+            return Ok(false);
+        };
+        let Inputs { data, view, ids, pixels, .. } = inputs;
+        let logits = self.learner.label_images(&pixels)?;
+        link.step(ExchangeEvent::LabelledInputs { data, view, ids, logits });
+        Ok(true)
+    }
+
+    /// Takes in what has arrived, sends images that are to be labelled, and tells what there is to tell.
     fn exchange(&mut self) {
         let Some(link) = &mut self.link else { return };
         link.pump();
+        while let Some((view, ids)) = link.engine.next_inputs() {
+            let pixels = self.learner.pixels(&ids, view);
+            link.step(ExchangeEvent::Inputs { view, ids, pixels });
+        }
         for message in link.take_warnings() {
             self.emit(Event::Warning { message });
         }

@@ -8,7 +8,7 @@ use onnx_grad::graph::Graph;
 
 use super::{Agent, AgentError, Ending, setup};
 use crate::durable;
-use crate::ids::{SampleId, View};
+use crate::ids::SampleId;
 use crate::strategy::schedule::stepped;
 use crate::strategy::{
     ALPHA, FINETUNE_EPOCHS, FINETUNE_FROM, FINETUNE_RATE, Importance, Mixing, NOISE_ETA, NOISE_GAMMA,

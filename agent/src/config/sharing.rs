@@ -82,7 +82,9 @@ impl ProxyConfig {
             ("proxy.views", self.views > 0, "at least 1", self.views.to_string()),
             (
                 "proxy.color_jitter",
-                [jitter.brightness, jitter.contrast, jitter.saturation].iter().all(|v| (0.0..=1.0).contains(v)),
+                [jitter.brightness, jitter.contrast, jitter.saturation]
+                    .iter()
+                    .all(|v| (0.0..=1.0).contains(v)),
                 "brightness, contrast and saturation from 0 to 1",
                 format!("{jitter:?}"),
             ),

@@ -126,6 +126,12 @@ impl TargetStore {
         missing
     }
 
+    /// Whether a row of `teacher` is held at `round` or later.
+    pub fn holds(&self, teacher: &AgentId, id: SampleId, view: View, round: Round) -> bool {
+        let rows = self.teachers.get(teacher);
+        rows.and_then(|rows| rows.get(&(id, view))).is_some_and(|(held, _)| *held >= round)
+    }
+
     /// Lets any later round of `teacher` replace what is held: it has begun to count anew.
     pub fn forget_rounds(&mut self, teacher: &AgentId) {
         for (round, _) in self.teachers.get_mut(teacher).into_iter().flat_map(HashMap::values_mut) {

@@ -1,10 +1,11 @@
 //! The examples of docs/protocol.md are what the encoder writes, and say what they are said to say.
 
+use dkt_agent::data::ImageShape;
 use dkt_agent::exchange::engine::{Limits, MAX_PEERS};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Status, TargetChunk};
+use dkt_agent::exchange::message::{AgentState, Demand, Inputs, Message, Repair, Status, TargetChunk};
 use dkt_agent::exchange::topic::Topic;
 use dkt_agent::exchange::wire::{
-    MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_SAMPLES, decode, encode,
+    MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_NAMED_TEACHERS, MAX_SAMPLES, decode, encode,
 };
 use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
@@ -27,6 +28,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                 classes: vec!["cat".to_owned(), "dog".to_owned()],
                 model,
                 round: Round(1),
+                accepts: Some(ImageShape { channels: 1, height: 2, width: 2 }),
+                sends: None,
             }),
         ),
         (
@@ -52,6 +55,18 @@ fn examples() -> Vec<(&'static str, Message)> {
                 data,
                 round: Round(1),
                 missing: [(View(1), samples(20, &[0, 3, 17]))].into(),
+            }),
+        ),
+        (
+            "dkt/1/lab/carol/inputs/CAROL",
+            Message::Inputs(Inputs {
+                session: session + 1,
+                data: Digest::of(b"the data of Carol"),
+                view: View(0),
+                shape: ImageShape { channels: 1, height: 2, width: 2 },
+                ids: vec![SampleId(5), SampleId(6)],
+                pixels: vec![0, 64, 128, 255, 1, 2, 3, 4],
+                teachers: vec!["bob".parse().unwrap()],
             }),
         ),
     ]
@@ -121,6 +136,7 @@ fn the_worked_example_is_what_the_encoder_writes() {
     let mut expected = String::new();
     for (topic, message) in &examples {
         let topic = topic.replace("DATA", &Digest::of(b"the data of the example").short());
+        let topic = topic.replace("CAROL", &Digest::of(b"the data of Carol").short());
         let (notation, hex) = written(&encode(message));
         expected += &format!("`{topic}`\n\n```cbor-diagnostic\n{notation}```\n\n```hex\n{hex}```\n\n");
         assert!(
@@ -139,7 +155,8 @@ fn the_worked_example_reads_back() {
     let hexes = blocks("hex");
     assert_eq!(hexes.len(), examples().len());
     for (hex, (topic, message)) in hexes.iter().zip(examples()) {
-        let topic: Topic = topic.replace("DATA", &"0".repeat(16)).parse().unwrap();
+        let topic: Topic =
+            topic.replace("DATA", &"0".repeat(16)).replace("CAROL", &"0".repeat(16)).parse().unwrap();
         let digits: Vec<u8> = hex.bytes().filter(|c| !c.is_ascii_whitespace()).collect();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
@@ -149,7 +166,7 @@ fn the_worked_example_reads_back() {
 
 #[test]
 fn every_field_of_every_message_is_described() {
-    let sections = ["### status", "### demand", "### repair", "### targets"];
+    let sections = ["### status", "### demand", "### repair", "### targets", "### inputs"];
     for (heading, (_, message)) in sections.iter().zip(one_of_each()) {
         let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no `{heading}`"));
         let section = DOCUMENT[start + 5..].split("\n#").next().unwrap();
@@ -165,8 +182,14 @@ fn every_field_of_every_message_is_described() {
 
 #[test]
 fn the_bounds_and_times_are_those_of_the_code() {
-    let Limits { repair_after, repair_at_most, announce_every, max_target_bytes, max_teaching_bytes } =
-        Limits::default();
+    let Limits {
+        repair_after,
+        repair_at_most,
+        announce_every,
+        max_target_bytes,
+        max_teaching_bytes,
+        max_inputs_bytes,
+    } = Limits::default();
     let rows = [
         ("message", MAX_MESSAGE_BYTES as u64, " bytes"),
         ("samples of a data set", MAX_SAMPLES.into(), ""),
@@ -175,6 +198,8 @@ fn the_bounds_and_times_are_those_of_the_code() {
         ("peers known at once", MAX_PEERS as u64, ""),
         ("memory of rows held", max_target_bytes as u64, " bytes"),
         ("memory of demands and views to be labelled", max_teaching_bytes as u64, " bytes"),
+        ("memory of images to be labelled", max_inputs_bytes as u64, " bytes"),
+        ("teachers named beside images", MAX_NAMED_TEACHERS as u64, ""),
         ("first wait before a repair", repair_after.as_secs(), " s"),
         ("longest wait before a repair", repair_at_most.as_secs(), " s"),
         ("between two announcements", announce_every.as_secs(), " s"),

@@ -13,18 +13,18 @@ use crate::fleet::{Faults, Fleet, N_SAMPLES, config, millis, name};
 const RECOVERY: Duration = Duration::from_secs(150);
 const N_VIEWS: u64 = 3;
 
-fn some_samples(fleet: &mut Fleet) -> BTreeSet<SampleId> {
+pub fn some_samples(fleet: &mut Fleet) -> BTreeSet<SampleId> {
     let (start, n) = (fleet.below(N_SAMPLES.into()) as u32, 1 + fleet.below(24) as u32);
     (start..start + n).map(|id| SampleId(id % N_SAMPLES)).collect()
 }
 
-fn demand(fleet: &mut Fleet, agent: usize) {
+pub fn demand(fleet: &mut Fleet, agent: usize) {
     let samples = some_samples(fleet);
     let n_views = 1 + fleet.below(N_VIEWS) as u8;
     fleet.demand(agent, samples, n_views);
 }
 
-fn next_round(fleet: &mut Fleet, agent: usize) {
+pub fn next_round(fleet: &mut Fleet, agent: usize) {
     let round = Round(fleet.agents[agent].round.0 + 1);
     fleet.start_round(agent, round);
 }
@@ -63,9 +63,13 @@ fn some_fleet(seed: u64) -> Fleet {
     fleet
 }
 
-/// Faults for half a minute; then a last round of all, which is still subject to them.
 fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
-    let mut fleet = some_fleet(seed);
+    troubled(some_fleet(seed))
+}
+
+/// Faults for half a minute; then a last round of all, which is still subject to them.
+pub fn troubled(mut fleet: Fleet) -> (Fleet, Faults) {
+    let seed = fleet.seed;
     let faults = Faults {
         loss: if seed.is_multiple_of(3) { 0 } else { fleet.below(300) },
         duplication: fleet.below(200),
@@ -88,13 +92,13 @@ fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
 }
 
 /// Everybody has everything, and knows it.
-fn all_are_served(fleet: &Fleet) -> bool {
+pub fn all_are_served(fleet: &Fleet) -> bool {
     let mut agents = fleet.agents.iter().enumerate();
     agents.all(|(agent, student)| fleet.is_served(agent) && student.engine.n_missing() == 0)
 }
 
 /// Runs until everybody has everything, no longer than until `end`.
-fn run_until_served(fleet: &mut Fleet, end: Duration) {
+pub fn run_until_served(fleet: &mut Fleet, end: Duration) {
     while !all_are_served(fleet) {
         assert!(fleet.now < end, "seed {}: somebody lacks rows at {:?}", fleet.seed, fleet.now);
         fleet.run_until(fleet.now + millis(1000));

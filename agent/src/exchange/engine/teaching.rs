@@ -6,7 +6,7 @@ use super::{Action, Engine, EngineConfig, MAX_PEERS, Peer};
 use crate::exchange::message::{Demand, Message, Repair, SampleSet, TargetChunk};
 use crate::exchange::topic::Leaf;
 use crate::exchange::wire::rows_per_chunk;
-use crate::ids::{AgentId, SampleId, View};
+use crate::ids::{AgentId, Digest, SampleId, View};
 
 /// What a demand takes beside its set, rounded up.
 const DEMAND_OVERHEAD_BYTES: usize = 256;
@@ -188,6 +188,7 @@ impl Engine {
     /// Publishes labelled rows, as few messages as the bound allows.
     pub(super) fn labelled(
         &mut self,
+        data: Digest,
         view: View,
         ids: &[SampleId],
         logits: &[f32],
@@ -207,7 +208,7 @@ impl Engine {
             self.stats.chunks_out += 1;
             let message = Message::Targets(TargetChunk {
                 session: self.config.session,
-                data: self.config.data,
+                data,
                 model: self.config.model,
                 round: self.round,
                 temperature: self.config.temperature,
@@ -215,7 +216,7 @@ impl Engine {
                 ids: rows.iter().map(|(id, _)| **id).collect(),
                 logits: rows.iter().flat_map(|(_, logits)| *logits).copied().collect(),
             });
-            let topic = self.topic(Leaf::Targets { data: self.config.data.short() });
+            let topic = self.topic(Leaf::Targets { data: data.short() });
             actions.push(Action::Publish { topic, message, retain: false });
         }
     }
