@@ -114,8 +114,6 @@ pub fn run(
 /// What a checkpoint must agree with.
 struct Identity {
     training_graph: Digest,
-    /// Of the training images and their augmentation: what peers must have too.
-    views: Digest,
     /// Of all data.
     data: Digest,
     settings: BTreeMap<String, serde_json::Value>,
@@ -176,7 +174,6 @@ impl<'a> Agent<'a> {
         let views = ViewFn::new(&source.train, config.data.augmentation());
         let identity = Identity {
             training_graph: Digest::of(&step.train.encode()),
-            views: views.digest(),
             data: setup::data_digest(views.digest(), &source, proxy.as_ref().map(|p| p.views.digest())),
             settings: setup::training_settings(config, &teachers),
         };

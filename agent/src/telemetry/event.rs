@@ -192,7 +192,7 @@ pub struct Traffic {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrafficOfKind {
-    /// `status`, `demand`, `repair` or `targets`.
+    /// `status`, `demand`, `repair`, `targets` or `inputs`.
     pub kind: String,
     pub messages_out: u64,
     pub bytes_out: u64,
