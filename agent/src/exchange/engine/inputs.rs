@@ -28,6 +28,8 @@ pub(super) struct Sending {
     /// When to look what is lacking; `None` while nothing new is expected.
     look_at: Option<Duration>,
     looked: Option<Duration>,
+    /// Something has happened since the last look that made more lacking: answers do not put off the next.
+    has_news: bool,
     wait: Duration,
 }
 
@@ -42,6 +44,7 @@ impl Sending {
             in_flight: BTreeSet::new(),
             look_at: None,
             looked: None,
+            has_news: false,
             wait: config.limits.repair_after,
         }
     }
@@ -55,6 +58,7 @@ impl Sending {
     pub fn expect(&mut self, now: Duration, repair_after: Duration) {
         let soon = self.looked.map_or(now, |looked| now.max(looked + repair_after));
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+        self.has_news = true;
         self.wait = repair_after;
     }
 
@@ -260,7 +264,7 @@ impl Engine {
             actions.push(Action::Subscribe(filters));
         }
         let sending = &mut self.sending;
-        sending.looked = Some(now);
+        (sending.looked, sending.has_news) = (Some(now), false);
         sending.look_at = (!teachers.is_empty()).then_some(now + sending.wait);
         sending.wait = (sending.wait * 2).min(self.config.limits.repair_at_most);
         (sending.teachers, sending.lacking) = (teachers, lacking);
@@ -276,7 +280,7 @@ impl Engine {
         let repair_after = self.config.limits.repair_after;
         let sending = &mut self.sending;
         chunk.ids.iter().for_each(|id| _ = sending.in_flight.remove(&(chunk.view, *id)));
-        if sending.look_at.is_some() {
+        if sending.look_at.is_some() && !sending.has_news {
             (sending.look_at, sending.wait) = (Some(now + repair_after), repair_after);
         }
     }
