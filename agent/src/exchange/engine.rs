@@ -19,8 +19,6 @@ use crate::ids::{AgentId, Digest, FleetId, Round, SampleId, View};
 
 /// Peers known at once; more are refused and counted.
 pub const MAX_PEERS: usize = 4096;
-/// A listed teacher of which nothing was heard for so long after the first connection is told of.
-const UNHEARD_FOR: Duration = Duration::from_secs(60);
 
 /// What the engine is told once.
 #[derive(Clone, Debug, PartialEq)]
@@ -376,22 +374,23 @@ impl Engine {
                 actions.push(Action::Warn(text));
             }
         }
-        self.unheard_at.get_or_insert(now + UNHEARD_FOR);
+        self.unheard_at.get_or_insert(now + 2 * self.config.limits.announce_every);
         self.announce(now, actions);
         self.learning.connected(now);
         self.sending.expect(now, self.config.limits.repair_after);
     }
 
-    /// Tells of listed teachers that nobody has heard of: perhaps a name is misspelt.
+    /// Tells of listed teachers that nobody has heard of: perhaps a name is misspelt. Whoever is there has announced
+    /// itself twice until then, and one of these may have got lost.
     fn miss_teachers(&mut self, now: Duration, actions: &mut Vec<Action>) {
         if self.unheard_at.is_none_or(|at| at > now) {
             return;
         }
+        let seconds = 2 * self.config.limits.announce_every.as_secs();
         for id in std::mem::take(&mut self.unheard) {
             let text = format!(
-                "nothing has been heard of `{id}` in the first {} s; is that how the teacher is called, and is it of \
-                 this fleet? `exchange.teachers` names it",
-                UNHEARD_FOR.as_secs()
+                "nothing has been heard of `{id}` in the first {seconds} s; is that how the teacher is called, and is it of \
+                 this fleet? `exchange.teachers` names it"
             );
             actions.push(Action::Warn(text));
         }
