@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use dkt_agent::config::{AgentConfig, ProxyConfig, Sharing};
 use dkt_agent::data::{Dataset, load};
+use dkt_agent::stream::StreamKind;
+use dkt_agent::telemetry::event::Event;
 use dkt_tests::broker::Mosquitto;
 use dkt_tests::config;
 use dkt_tests::process::{Agent, Ended};
@@ -148,4 +150,24 @@ fn a_public_set_of_other_images_is_refused() {
         "{}",
         ended.stderr
     );
+}
+
+/// Numbers of public images go beyond those of the training data, and what is kept of the past is kept of these.
+#[test]
+fn public_images_have_no_label_no_task_and_no_past() {
+    let folder = tempfile::tempdir().unwrap();
+    for strategy in ["der++", "lwf"] {
+        let mut config = config::alone(folder.path(), strategy.trim_end_matches('+'));
+        config.strategy = toml::from_str(&format!("name = {strategy:?}")).unwrap();
+        config.stream.kind = StreamKind::TaskIncremental;
+        config.data.samples_per_class = 20;
+        config.exchange.sharing = Sharing::Proxy;
+        config.proxy = Some(toml::from_str("source = \"digits\"").unwrap());
+        let ended = start(&config).end();
+        ended.finished();
+        let told = |event: &Event| matches!(event, Event::Warning { message } if message.contains("[proxy]"));
+        assert!(ended.events.iter().any(told), "that nobody teaches here");
+        let heads = &ended.evaluated().last().unwrap().heads;
+        assert!(heads[0].stream > 0.5, "{strategy}: {heads:?}");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Action, Engine, EngineConfig, Peer};
 use crate::exchange::message::{AgentState, Inputs, Message, SampleSet, TargetChunk};
+use crate::exchange::target_store::TargetStore;
 use crate::exchange::topic::{Leaf, inputs_filter};
 use crate::exchange::wire::{MAX_NAMED_TEACHERS, images_per_message};
 use crate::ids::{AgentId, Digest, Round, SampleId, View};
@@ -69,12 +70,10 @@ impl Sending {
         self.look_at = None;
     }
 
-    /// The next of the rows that are lacking, of one view, from the cursor on.
-    fn take(
-        &mut self,
-        n: usize,
-        is_lacking: impl Fn(SampleId, View) -> bool,
-    ) -> Option<(View, Vec<SampleId>)> {
+    /// The next of the rows that are lacking, of one view, from the cursor on; without what `store` has got since.
+    fn take(&mut self, n: usize, store: &TargetStore) -> Option<(View, Vec<SampleId>)> {
+        let is_lacking =
+            |id, view| self.teachers.iter().any(|(of, round)| !store.holds(of, id, view, *round));
         for (view, set) in self.lacking.range(self.cursor.0..) {
             let from = if *view == self.cursor.0 { self.cursor.1 } else { 0 };
             let ids = (from..set.n_samples()).map(SampleId).filter(|id| set.contains(*id));
@@ -229,9 +228,7 @@ impl Engine {
         if n == 0 {
             return None;
         }
-        // What has come since the last look is not sent.
-        let (store, teachers) = (&self.learning.store, self.sending.teachers.clone());
-        self.sending.take(n, |id, view| teachers.iter().any(|(of, round)| !store.holds(of, id, view, *round)))
+        self.sending.take(n, &self.learning.store)
     }
 
     /// Up to `max` images that students have sent and that the present network is to label; the caller answers with
