@@ -4,6 +4,7 @@
 //! steps it takes in what has arrived from peers and labels a bounded number of rows for them; it never waits
 //! for anyone while it trains.
 
+mod budget;
 mod consolidate;
 mod learner;
 mod link;
@@ -21,6 +22,7 @@ use dkt_models::step::TrainingStep;
 use dkt_models::{DualHead, ModelError};
 use onnx_grad::GradError;
 
+use self::budget::LabellingBudget;
 use self::consolidate::Knowledge;
 use self::learner::Learner;
 use self::link::Link;
@@ -69,10 +71,10 @@ pub enum AgentError {
     Setting { key: &'static str, source: ModelError },
     #[error("model `{network}` and data `{data}` do not fit: expected {what} {expected}, found {found}")]
     Mismatch { network: String, data: String, what: &'static str, expected: String, found: String },
-    #[error(
-        "`data.crop_padding`: expected less than the smaller side of the images ({shape}), found {padding}"
-    )]
-    CropPadding { padding: u8, shape: ImageShape },
+    #[error("`{key}`: expected less than the smaller side of the images ({shape}), found {padding}")]
+    CropPadding { key: &'static str, padding: u8, shape: ImageShape },
+    #[error("`proxy.source` `{data}`: expected images of {shape}, as the training data has, found {found}")]
+    ProxyShape { data: String, shape: ImageShape, found: ImageShape },
 }
 
 impl From<GradError> for AgentError {
@@ -112,8 +114,6 @@ pub fn run(
 /// What a checkpoint must agree with.
 struct Identity {
     training_graph: Digest,
-    /// Of the training images and their augmentation: what peers must have too.
-    views: Digest,
     /// Of all data.
     data: Digest,
     settings: BTreeMap<String, serde_json::Value>,
@@ -130,6 +130,9 @@ struct Agent<'a> {
     stream: ExperienceStream,
     memory: ReplayMemory,
     link: Option<Link>,
+    budget: LabellingBudget,
+    /// Images that were sent come first when something is labelled next.
+    sent_first: bool,
     checkpoints: CheckpointStore,
     identity: Identity,
     position: Position,
@@ -155,6 +158,7 @@ impl<'a> Agent<'a> {
         // What is wrong with the configuration is found before anything takes time.
         let connection = config.exchange.enabled.then(|| ConnectionConfig::new(config)).transpose()?;
         let source = setup::load_data(config)?;
+        let proxy = setup::load_proxy(config, &source)?;
         let stream = setup::stream(config, &source)?;
         let teachers = setup::check_teachers(config, &source, stream.experiences().len())?;
         let model = setup::load_model(config, &source)?;
@@ -170,8 +174,7 @@ impl<'a> Agent<'a> {
         let views = ViewFn::new(&source.train, config.data.augmentation());
         let identity = Identity {
             training_graph: Digest::of(&step.train.encode()),
-            views: views.digest(),
-            data: setup::data_digest(views.digest(), &source),
+            data: setup::data_digest(views.digest(), &source, proxy.as_ref().map(|p| p.views.digest())),
             settings: setup::training_settings(config, &teachers),
         };
         let out = config.out_dir();
@@ -183,10 +186,12 @@ impl<'a> Agent<'a> {
             started,
             traffic_reported: started,
             step,
-            learner: Learner::new(config, source, views, &stream, session, knowledge),
+            learner: Learner::new(config, source, views, proxy, &stream, session, knowledge),
             stream,
             memory: ReplayMemory::new(selection, capacity, config.seed),
             link: None,
+            sent_first: false,
+            budget: LabellingBudget::new(config.exchange.labelling_share),
             checkpoints,
             identity,
             position: Position::default(),
@@ -281,6 +286,7 @@ impl<'a> Agent<'a> {
                 rows_applied: stats.rows_applied,
                 rows_refused: stats.rows_refused(),
                 n_dropped,
+                labelling_seconds: self.budget.spent_s(),
             }));
         }
         Ok(())

@@ -218,7 +218,9 @@ impl CliError {
                 CheckpointError::InUse { .. } => UNAVAILABLE,
                 _ => IO,
             },
-            CliError::Agent(AgentError::Mismatch { .. } | AgentError::Teacher { .. }) => DATA,
+            CliError::Agent(
+                AgentError::Mismatch { .. } | AgentError::Teacher { .. } | AgentError::ProxyShape { .. },
+            ) => DATA,
             CliError::Agent(
                 AgentError::Setting { .. } | AgentError::CropPadding { .. } | AgentError::Teachers { .. },
             ) => CONFIG,
@@ -266,7 +268,8 @@ impl From<AgentError> for CliError {
             | AgentError::Mismatch { .. }
             | AgentError::CropPadding { .. }
             | AgentError::Teachers { .. }
-            | AgentError::Teacher { .. } => CliError::Agent(error),
+            | AgentError::Teacher { .. }
+            | AgentError::ProxyShape { .. } => CliError::Agent(error),
         }
     }
 }

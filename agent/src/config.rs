@@ -9,6 +9,7 @@ mod encoding;
 pub mod lab;
 mod members;
 mod optimizer;
+mod sharing;
 mod strategy;
 mod stream;
 mod train;
@@ -21,6 +22,7 @@ pub use self::data::{ColorJitterConfig, DataConfig, GivenNormalization, Measured
 pub use self::distill::{DistillConfig, DistillLoss, DistillReduction};
 pub use self::encoding::EncodingConfig;
 pub use self::optimizer::OptimizerConfig;
+pub use self::sharing::{ProxyConfig, Sharing};
 pub use self::strategy::{ReplayConfig, StrategyConfig, TeacherConfig};
 pub use self::stream::StreamConfig;
 pub use self::train::{
@@ -116,6 +118,9 @@ pub struct AgentConfig {
     pub model: ModelConfig,
     #[serde(default)]
     pub data: DataConfig,
+    /// Public images, with `exchange.sharing = "proxy"`. Default: none.
+    #[serde(default)]
+    pub proxy: Option<ProxyConfig>,
     #[serde(default)]
     pub stream: StreamConfig,
     #[serde(default)]
@@ -156,13 +161,17 @@ pub struct ExchangeConfig {
     pub enabled: bool,
     /// `mqtt://host:port`, or `mqtts://host:port` with `tls`. Default: `mqtt://127.0.0.1:1883`.
     pub broker: String,
+    /// What teachers label for this agent. Default: `ids`.
+    pub sharing: Sharing,
     /// Agents to learn from; empty for everyone in the fleet. Default: empty.
     pub teachers: Vec<AgentId>,
     /// Epochs after which the agent's peers are told a new round of soft targets. Default: 2.
     pub refresh_epochs: u32,
-    /// Rows labelled for peers after each training step: the share of time given to teaching. Default: 64.
+    /// Most rows labelled for peers after each training step. Default: 64.
     pub rows_per_step: usize,
-    /// Upper bound of one message of soft targets. Default: 65536.
+    /// Most of its time that an agent gives to labelling for peers while it trains, above 0 and below 1. Default: 0.3.
+    pub labelling_share: f64,
+    /// Upper bound of one message of soft targets or images, of which it holds one at least. Default: 65536.
     pub chunk_bytes: usize,
     /// How rows of soft targets are written: `f32`, `f16`, `u8` or `{ top_k = 2 }`. Default: `f16`.
     pub encoding: EncodingConfig,
@@ -174,6 +183,10 @@ pub struct ExchangeConfig {
     /// Views of each sample whose soft targets are wanted; images of other views take those of these, in turn. 0 for
     /// all of `data.views`. Default: 0.
     pub views: u8,
+    /// Whether images that students send, with `sharing = "inputs"`, are labelled. Default: true.
+    pub label_inputs: bool,
+    /// Most images sent and not answered yet, with `sharing = "inputs"`. Default: 256.
+    pub inputs_in_flight: usize,
     /// Number of peers to wait for before training begins. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
@@ -190,14 +203,18 @@ impl Default for ExchangeConfig {
         ExchangeConfig {
             enabled: true,
             broker: "mqtt://127.0.0.1:1883".to_owned(),
+            sharing: Sharing::Ids,
             teachers: Vec::new(),
             refresh_epochs: 2,
             rows_per_step: 64,
+            labelling_share: 0.3,
             chunk_bytes: 64 * 1024,
             encoding: EncodingConfig::F16,
             delta: 0.0,
             max_target_mib: 256,
             views: 0,
+            label_inputs: true,
+            inputs_in_flight: 256,
             wait_for_peers: 0,
             wait_at_most_s: 30.0,
             linger_s: 60.0,
@@ -273,11 +290,6 @@ impl AgentConfig {
         serde_json::from_str(&text).expect("invariant: what was written as JSON reads")
     }
 
-    /// Views of each sample whose soft targets are wanted from peers.
-    pub(crate) fn taught_views(&self) -> u8 {
-        if self.exchange.views == 0 { self.data.views } else { self.exchange.views }
-    }
-
     /// Folder for everything the run writes.
     pub fn out_dir(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| Path::new("runs").join(self.agent.as_str()))
@@ -294,7 +306,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 15] = [
+        let checks: [Check; 18] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -326,6 +338,12 @@ impl AgentConfig {
                 exchange.rows_per_step.to_string(),
             ),
             (
+                "exchange.labelling_share",
+                exchange.labelling_share > 0.0 && exchange.labelling_share < 1.0,
+                "a share above 0 and below 1",
+                exchange.labelling_share.to_string(),
+            ),
+            (
                 "exchange.chunk_bytes",
                 (1024..=1024 * 1024).contains(&exchange.chunk_bytes),
                 "between 1024 and 1048576 bytes",
@@ -354,6 +372,12 @@ impl AgentConfig {
                 (0.0..=1.0).contains(&exchange.delta),
                 "a share from 0 to 1",
                 exchange.delta.to_string(),
+            ),
+            (
+                "exchange.inputs_in_flight",
+                (1..=MAX_BATCH).contains(&exchange.inputs_in_flight),
+                "between 1 and 65536",
+                exchange.inputs_in_flight.to_string(),
             ),
             (
                 "exchange.wait_at_most_s",
@@ -389,6 +413,9 @@ impl AgentConfig {
         ];
         let strategy = self.strategy.strategy();
         let sections = self.data.checks().chain(self.stream.checks()).chain(self.train.checks());
+        let sections = sections.chain(self.proxy.iter().flat_map(ProxyConfig::checks));
+        let sections =
+            sections.chain(sharing::checks(exchange.sharing, self.proxy.as_ref(), self.stream.proxy));
         let sections = sections.chain(self.strategy.checks()).chain(self.replay.checks(strategy));
         for (key, holds, expected, found) in checks.into_iter().chain(sections) {
             if !holds {

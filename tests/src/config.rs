@@ -21,6 +21,7 @@ pub fn alone(root: &Path, agent: &str) -> AgentConfig {
         out: Some(root.join(agent)),
         model: ModelConfig::default(),
         data: DataConfig { views: 2, ..DataConfig::default() },
+        proxy: None,
         stream: StreamConfig { experiences: 2, class_order: ClassOrder::Seed(1), ..StreamConfig::default() },
         train: TrainConfig { epochs: 2, ..TrainConfig::default() },
         strategy: StrategyConfig::default(),

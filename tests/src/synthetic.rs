@@ -50,6 +50,9 @@ impl Agent {
             chunk_bytes: config.exchange.chunk_bytes,
             encoding: config.exchange.encoding.encoding(),
             delta: config.exchange.delta,
+            accepts: None,
+            sends: None,
+            inputs_in_flight: config.exchange.inputs_in_flight,
             limits: Limits::default(),
         });
         let connection = ConnectionConfig::new(&config)?;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dkt_agent::data::ImageShape;
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, Limits};
 use dkt_agent::exchange::rows::Encoding;
 use dkt_agent::exchange::topic::Topic;
@@ -29,6 +30,9 @@ fn config() -> EngineConfig {
         chunk_bytes: 1024,
         encoding: Encoding::F16,
         delta: 0.1,
+        accepts: Some(ImageShape { channels: 1, height: 2, width: 3 }),
+        sends: None,
+        inputs_in_flight: 8,
         limits: Limits { max_target_bytes: MAX_TARGET_BYTES, max_teaching_bytes: 4096, ..Limits::default() },
     }
 }

@@ -9,7 +9,7 @@ use crate::data::view::{ViewBatch, ViewFn};
 use crate::data::{DataSource, Dataset};
 use crate::draw::Draw;
 use crate::eval::metrics::{Confusion, argmax};
-use crate::ids::{SampleId, View};
+use crate::ids::{Digest, SampleId, View};
 use crate::strategy::{Retention, RowWeights};
 use crate::stream::batches::MiniBatch;
 use crate::stream::{Experience, ExperienceStream};
@@ -19,10 +19,30 @@ use crate::train::runtime::{FrozenTeacher, Part, RuntimeError, Scalars, StepRepo
 /// Rows evaluated at once.
 const EVALUATION_BATCH: usize = 128;
 
+/// Kind of a row without a label, after new and remembered ones.
+const PUBLIC: usize = 2;
+
+/// Images that all agents of the fleet have, beside training data of their own.
+pub(crate) struct ProxySet {
+    pub images: Dataset,
+    pub views: ViewFn,
+    pub n_views: u8,
+}
+
+/// Which views a mini-batch is seen in.
+#[derive(Clone, Copy)]
+pub(crate) struct EpochViews {
+    pub training: View,
+    /// Of the public set, where there is one.
+    pub public: View,
+}
+
 pub(crate) struct Learner {
     pub session: TrainSession,
     pub source: DataSource,
     pub views: ViewFn,
+    /// Rows without labels are samples of this; of the training data where there is none.
+    pub proxy: Option<ProxySet>,
     pub knowledge: Knowledge,
     /// The trained network that teaches in this experience, where there is one.
     pub teacher: Option<FrozenTeacher>,
@@ -47,6 +67,7 @@ impl Learner {
         config: &AgentConfig,
         source: DataSource,
         views: ViewFn,
+        proxy: Option<ProxySet>,
         stream: &ExperienceStream,
         session: TrainSession,
         knowledge: Knowledge,
@@ -56,6 +77,7 @@ impl Learner {
             session,
             source,
             views,
+            proxy,
             knowledge,
             teacher: None,
             tasks: stream.classes_of_tasks(),
@@ -64,11 +86,28 @@ impl Learner {
         }
     }
 
+    /// The views of an epoch: they take turns.
+    pub fn views_of_epoch(&self, epoch: u32, n_views: u8) -> EpochViews {
+        let turn = |n_views: u8| View((epoch % u32::from(n_views)) as u8);
+        EpochViews {
+            training: turn(n_views),
+            public: self.proxy.as_ref().map_or(View(0), |proxy| turn(proxy.n_views)),
+        }
+    }
+
+    /// Of what teachers label: the views' digest, and the number of samples.
+    pub fn taught_data(&self) -> (Digest, usize) {
+        match &self.proxy {
+            Some(proxy) => (proxy.views.digest(), proxy.images.len()),
+            None => (self.views.digest(), self.source.train.len()),
+        }
+    }
+
     /// Trains on one view of the samples. `teacher` writes a row of soft targets if there is one.
     pub fn train(
         &mut self,
         batch: &MiniBatch,
-        view: View,
+        views: EpochViews,
         pool: &[SampleId],
         scalars: &Scalars,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
@@ -84,8 +123,8 @@ impl Learner {
         let mut n_taught = 0;
         let mut sum = StepReport::default();
         for (i, (part_ids, kinds)) in ids.chunks(rows_of_part).zip(kinds.chunks(rows_of_part)).enumerate() {
-            let seen = ViewBatch { ids: part_ids, view, pool };
-            n_taught += self.fill(&seen, kinds, weights, &mut teacher)?;
+            let seen = ViewBatch { ids: part_ids, view: views.training, pool };
+            n_taught += self.fill(&seen, views.public, kinds, weights, &mut teacher)?;
             let part = Part {
                 weight: part_ids.len() as f32 / ids.len() as f32,
                 is_last: i + 1 == n_parts,
@@ -110,29 +149,45 @@ impl Learner {
     }
 
     /// Makes the samples the current mini-batch; how many have a teacher. `kinds` says of each row whether it is new,
-    /// remembered or without a label (0, 1, 2).
+    /// remembered or without a label (0, 1, 2), in this order.
     fn fill(
         &mut self,
         seen: &ViewBatch<'_>,
+        public_view: View,
         kinds: &[usize],
         weights: RowWeights,
         mut teacher: impl FnMut(SampleId, View, &mut [f32]) -> bool,
     ) -> Result<usize, RuntimeError> {
         let k = self.n_classes;
         let ViewBatch { ids, view, .. } = *seen;
-        let Learner { session, source, views, knowledge, .. } = self;
+        let Learner { session, source, views, proxy, knowledge, .. } = self;
         let batch = session.batch_mut(ids.len())?;
-        let mixes = views.fill_batch(&source.train, &source.normalization, seen, batch.input);
+        // Only a public set of its own counts its samples anew.
+        let n_own = if proxy.is_some() { kinds.partition_point(|kind| *kind < PUBLIC) } else { ids.len() };
+        let (own_input, public_input) = batch.input.split_at_mut(n_own * source.train.shape.n_pixels());
+        let own = ViewBatch { ids: &ids[..n_own], ..*seen };
+        let mut mixes = views.fill_batch(&source.train, &source.normalization, &own, own_input);
+        if let Some(proxy) = proxy {
+            let public = ViewBatch { ids: &ids[n_own..], view: public_view, pool: &[] };
+            mixes.extend(proxy.views.fill_batch(&proxy.images, &source.normalization, &public, public_input));
+        }
         batch.past_logits.fill(0.0);
         let mut n_taught = 0;
         for (row, (id, mix)) in ids.iter().zip(&mixes).enumerate() {
             let of_row = row * k..(row + 1) * k;
             let kind = kinds[row];
+            let is_own = row < n_own;
             let labels = &mut batch.labels[of_row.clone()];
-            write_label(&source.train, *id, mix.as_ref(), labels);
-            labels.iter_mut().for_each(|label| *label *= weights.labels[kind]);
+            if is_own {
+                write_label(&source.train, *id, mix.as_ref(), labels);
+                labels.iter_mut().for_each(|label| *label *= weights.labels[kind]);
+            } else {
+                labels.fill(0.0);
+            }
             let targets = &mut batch.teacher_logits[of_row.clone()];
-            let taught = teacher(*id, view, targets);
+            // With a public set teachers know nothing of other samples.
+            let may_be_taught = is_own == proxy.is_none();
+            let taught = may_be_taught && teacher(*id, if is_own { view } else { public_view }, targets);
             if !taught {
                 targets.fill(0.0);
             }
@@ -141,7 +196,7 @@ impl Learner {
             if let Some(weight) = batch.past_weight.get_mut(row) {
                 *weight = weights.past[kind];
                 if knowledge.retention() == Retention::StoredLogits {
-                    let stored = knowledge.stored(*id);
+                    let stored = knowledge.stored(*id).filter(|_| is_own);
                     *weight *= f32::from(u8::from(stored.is_some()));
                     if let Some(stored) = stored {
                         batch.past_logits[of_row.clone()].copy_from_slice(stored);
@@ -149,6 +204,10 @@ impl Learner {
                 }
             }
             if let Some(mask) = batch.class_mask.get_mut(of_row) {
+                if !is_own {
+                    mask.fill(1.0);
+                    continue;
+                }
                 mask.fill(0.0);
                 // A sample and what is mixed into it may be of two tasks.
                 for id in std::iter::once(*id).chain(mix.map(|mix| mix.partner)) {
@@ -193,13 +252,39 @@ impl Learner {
 
     /// Raw logits `[N, K]` of the continual-learning head on one view of the samples: soft targets for peers.
     pub fn label(&mut self, ids: &[SampleId], view: View) -> Result<Vec<f32>, RuntimeError> {
-        let Learner { session, views, source, .. } = self;
+        let Learner { session, views, source, proxy, .. } = self;
+        let (views, images) = match proxy {
+            Some(proxy) => (&proxy.views, &proxy.images),
+            None => (&*views, &source.train),
+        };
         let logits = session.logits(ids.len(), |input| {
             // Nobody knows what a peer mixes its images with; `data.cutmix` is refused where there are peers.
             let seen = ViewBatch { ids, view, pool: &[] };
-            views.fill_batch(&source.train, &source.normalization, &seen, input);
+            views.fill_batch(images, &source.normalization, &seen, input);
         })?;
         Ok(logits.cl)
+    }
+
+    /// The same for images `[N, C, H, W]` of a peer, which are views already.
+    pub fn label_images(&mut self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
+        let Learner { session, source, .. } = self;
+        let n_pixels = source.train.shape.n_pixels();
+        let logits = session.logits(pixels.len() / n_pixels, |input| {
+            for (image, out) in pixels.chunks_exact(n_pixels).zip(input.chunks_exact_mut(n_pixels)) {
+                source.normalization.apply(image, out);
+            }
+        })?;
+        Ok(logits.cl)
+    }
+
+    /// Pixels `[N, C, H, W]` of one view of training samples: what a peer is sent that does not have them.
+    pub fn pixels(&self, ids: &[SampleId], view: View) -> Vec<u8> {
+        let n_pixels = self.source.train.shape.n_pixels();
+        let mut pixels = vec![0; ids.len() * n_pixels];
+        for (id, out) in ids.iter().zip(pixels.chunks_exact_mut(n_pixels)) {
+            self.views.write(&self.source.train, *id, view, out);
+        }
+        pixels
     }
 
     /// Raw logits of the continual-learning head on training samples as they are, a row a sample.

@@ -12,8 +12,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::AgentError;
-use crate::config::{AgentConfig, DataConfig, ReplayConfig, StrategyConfig, StreamConfig, TrainConfig};
-use crate::data::{DataSource, Dataset, Normalization, TrainedOn};
+use super::learner::ProxySet;
+use crate::config::{
+    AgentConfig, DataConfig, ProxyConfig, ReplayConfig, StrategyConfig, StreamConfig, TrainConfig,
+};
+use crate::data::view::ViewFn;
+use crate::data::{DataSource, Dataset, ImageShape, Normalization, TrainedOn};
 use crate::ids::Digest;
 use crate::strategy::TrainsOn;
 use crate::stream::{ExperienceStream, StreamError};
@@ -22,11 +26,31 @@ use crate::stream::{ExperienceStream, StreamError};
 pub(super) fn load_data(config: &AgentConfig) -> Result<DataSource, AgentError> {
     let source = crate::data::load(&config.data.source)?;
     let source = crate::stream::prepared(source, &config.data, &config.stream)?;
-    let shape = source.train.shape;
-    if u16::from(config.data.crop_padding) >= shape.height.min(shape.width) {
-        return Err(AgentError::CropPadding { padding: config.data.crop_padding, shape });
-    }
+    check_crop_padding("data.crop_padding", config.data.crop_padding, source.train.shape)?;
     Ok(source)
+}
+
+/// The public set, where the configuration names one: images that fit the network, whatever their classes are.
+pub(super) fn load_proxy(config: &AgentConfig, source: &DataSource) -> Result<Option<ProxySet>, AgentError> {
+    let Some(proxy) = &config.proxy else { return Ok(None) };
+    let data = proxy.data();
+    let loaded = crate::data::load(&data.source)?;
+    // As it is: a stream's domains are those of the training data.
+    let images = crate::stream::prepared(loaded, &data, &StreamConfig::default())?.train;
+    let (shape, found) = (source.train.shape, images.shape);
+    if shape != found {
+        return Err(AgentError::ProxyShape { data: data.source, shape, found });
+    }
+    check_crop_padding("proxy.crop_padding", data.crop_padding, shape)?;
+    let views = ViewFn::new(&images, data.augmentation());
+    Ok(Some(ProxySet { images, views, n_views: data.views }))
+}
+
+fn check_crop_padding(key: &'static str, padding: u8, shape: ImageShape) -> Result<(), AgentError> {
+    if u16::from(padding) >= shape.height.min(shape.width) {
+        return Err(AgentError::CropPadding { key, padding, shape });
+    }
+    Ok(())
 }
 
 /// A network of the zoo fitted to the data, or the user's own file checked against it.
@@ -85,12 +109,13 @@ pub(super) fn without_effect(config: &AgentConfig, network: &Graph) -> Vec<Strin
                 .to_owned(),
         );
     }
-    if config.stream.proxy > 0.0 && !config.exchange.enabled && config.teacher.models.is_empty() {
-        messages.push(
-            "`stream.proxy` sets samples aside for a student head that nobody teaches, as in a control: \
+    let public = if config.proxy.is_some() { "[proxy]" } else { "`stream.proxy`" };
+    let has_public = config.proxy.is_some() || config.stream.proxy > 0.0;
+    if has_public && !config.exchange.enabled && config.teacher.models.is_empty() {
+        messages.push(format!(
+            "{public} sets samples aside for a student head that nobody teaches, as in a control: \
              `exchange.enabled` is false and `teacher.models` is empty"
-                .to_owned(),
-        );
+        ));
     }
     messages
 }
@@ -150,8 +175,8 @@ pub(super) fn check_teacher(
 }
 
 /// Of everything that training and evaluation read: `views` (training images and their augmentation), labels,
-/// names of classes, and the test split.
-pub(super) fn data_digest(views: Digest, source: &DataSource) -> Digest {
+/// names of classes, the test split, and the public set's images and augmentation where there is one.
+pub(super) fn data_digest(views: Digest, source: &DataSource, proxy: Option<Digest>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&views.0);
     let mut part = |bytes: &[u8]| {
@@ -163,6 +188,9 @@ pub(super) fn data_digest(views: Digest, source: &DataSource) -> Digest {
     part(&labels(&source.train));
     part(&labels(&source.test));
     part(&source.test.pixels);
+    if let Some(proxy) = proxy {
+        part(&proxy.0);
+    }
     Digest(*hasher.finalize().as_bytes())
 }
 
@@ -179,24 +207,27 @@ pub(super) fn training_settings(config: &AgentConfig, teachers: &[Digest]) -> BT
     struct Sections<'a> {
         seed: u64,
         data: &'a DataConfig,
+        proxy: Option<&'a ProxyConfig>,
         stream: &'a StreamConfig,
         train: &'a TrainConfig,
         strategy: &'a StrategyConfig,
         replay: &'a ReplayConfig,
     }
-    let AgentConfig { seed, data, stream, train, strategy, .. } = config;
+    let AgentConfig { seed, data, proxy, stream, train, strategy, .. } = config;
+    let proxy = proxy.as_ref();
     // With what is left out filled in: a default of another release is another setting.
     let (capacity, selection) = config.replay.resolved(strategy.strategy());
     let replay =
         &ReplayConfig { capacity: Some(capacity), selection: Some(selection), ..config.replay.clone() };
     let strategy = &strategy.with_defaults();
     // By way of text, so that a float32 reads as it was written and not as the float64 nearest to it.
-    let value = serde_json::to_string(&Sections { seed: *seed, data, stream, train, strategy, replay })
-        .and_then(|text| serde_json::from_str(&text))
-        .expect("invariant: a configuration has a JSON form");
+    let value =
+        serde_json::to_string(&Sections { seed: *seed, data, proxy, stream, train, strategy, replay })
+            .and_then(|text| serde_json::from_str(&text))
+            .expect("invariant: a configuration has a JSON form");
     let mut settings = BTreeMap::new();
     flatten("", value, &mut settings);
-    for key in ["data.source", "train.device", "train.threads"] {
+    for key in ["data.source", "proxy.source", "train.device", "train.threads"] {
         settings.remove(key);
     }
     let teachers = teachers.iter().map(|digest| digest.to_string().into()).collect();
@@ -280,7 +311,7 @@ mod tests {
         let digest = |change: fn(&mut DataSource)| {
             let mut changed = source.clone();
             change(&mut changed);
-            data_digest(Digest([7; 32]), &changed)
+            data_digest(Digest([7; 32]), &changed, None)
         };
         let base = digest(|_| ());
         assert_eq!(base, digest(|_| ()));
@@ -293,5 +324,6 @@ mod tests {
         for (i, change) in changes.into_iter().enumerate() {
             assert_ne!(base, digest(change), "change {i}");
         }
+        assert_ne!(base, data_digest(Digest([7; 32]), &source, Some(Digest([8; 32]))), "a public set");
     }
 }

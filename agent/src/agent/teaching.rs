@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::{Agent, AgentError, setup};
+use crate::config::Sharing;
 use crate::exchange::ExchangeError;
 use crate::exchange::connection::ConnectionConfig;
 use crate::exchange::engine::{EngineConfig, Event as ExchangeEvent, Limits};
+use crate::exchange::message::Inputs;
 use crate::ids::{Digest, Round, SampleId};
 use crate::telemetry::event::Event;
 
@@ -21,33 +23,86 @@ impl Agent<'_> {
     pub(super) fn connect(&self, connection: ConnectionConfig, model: Digest) -> Result<Link, ExchangeError> {
         let config = self.config;
         let exchange = &config.exchange;
+        let (data, n_samples) = self.learner.taught_data();
+        let shape = self.learner.source.train.shape;
         let engine = EngineConfig {
             agent: config.agent.clone(),
             fleet: config.fleet.clone(),
-            data: self.identity.views,
+            data,
             model,
             classes: self.learner.source.train.classes.clone(),
-            n_samples: self.learner.source.train.len() as u32,
+            n_samples: n_samples as u32,
             session: setup::session(),
             temperature: config.train.distill.temperature,
             teachers: exchange.teachers.clone(),
             chunk_bytes: exchange.chunk_bytes,
             encoding: exchange.encoding.encoding(),
             delta: exchange.delta,
+            accepts: exchange.label_inputs.then_some(shape),
+            sends: (exchange.sharing == Sharing::Inputs).then_some(shape),
+            inputs_in_flight: exchange.inputs_in_flight,
             limits: Limits { max_target_bytes: exchange.max_target_mib * 1024 * 1024, ..Limits::default() },
         };
         Link::start(engine, connection, self.stop)
     }
 
+    /// Takes in what has arrived after a training step of `trained` seconds, and labels a batch for peers if the
+    /// budget allows it.
+    pub(super) fn teach_beside_training(&mut self, trained: f64) -> Result<(), AgentError> {
+        self.budget.trained(trained);
+        if self.budget.allows() {
+            let began = Instant::now();
+            if self.teach()? {
+                self.budget.labelled(began.elapsed().as_secs_f64());
+            }
+        } else {
+            self.exchange();
+        }
+        Ok(())
+    }
+
     /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
-    pub(super) fn teach(&mut self) -> Result<bool, AgentError> {
+    fn teach(&mut self) -> Result<bool, AgentError> {
+        self.exchange();
+        // Samples that this agent has and images that were sent to it take turns.
+        self.sent_first = !self.sent_first;
+        Ok(if self.sent_first {
+            self.label_sent()? || self.label_own()?
+        } else {
+            self.label_own()? || self.label_sent()?
+        })
+    }
+
+    /// Labels samples that peers name by their numbers.
+    fn label_own(&mut self) -> Result<bool, AgentError> {
         let Some(link) = &mut self.link else { return Ok(false) };
+        let Some((view, ids)) = link.engine.next_label_batch(self.config.exchange.rows_per_step) else {
+            return Ok(false);
+        };
+        let logits = self.learner.label(&ids, view)?;
+        link.step(ExchangeEvent::Labelled { view, ids, logits });
+        Ok(true)
+    }
+
+    /// Labels images that a peer has sent.
+    fn label_sent(&mut self) -> Result<bool, AgentError> {
+        let Some(link) = &mut self.link else { return Ok(false) };
+        let Some(inputs) = link.engine.next_received_inputs(self.config.exchange.rows_per_step) else {
+            return Ok(false);
+        };
+        let Inputs { data, view, ids, pixels, .. } = inputs;
+        let logits = self.learner.label_images(&pixels)?;
+        link.step(ExchangeEvent::LabelledInputs { data, view, ids, logits });
+        Ok(true)
+    }
+
+    /// Takes in what has arrived, sends images that are to be labelled, and tells what there is to tell.
+    fn exchange(&mut self) {
+        let Some(link) = &mut self.link else { return };
         link.pump();
-        let wanted = link.engine.next_label_batch(self.config.exchange.rows_per_step);
-        let labelled = wanted.is_some();
-        if let Some((view, ids)) = wanted {
-            let logits = self.learner.label(&ids, view)?;
-            link.step(ExchangeEvent::Labelled { view, ids, logits });
+        while let Some((view, ids)) = link.engine.next_inputs() {
+            let pixels = self.learner.pixels(&ids, view);
+            link.step(ExchangeEvent::Inputs { view, ids, pixels });
         }
         for message in link.take_warnings() {
             self.emit(Event::Warning { message });
@@ -55,7 +110,6 @@ impl Agent<'_> {
         if self.traffic_reported.elapsed() >= TRAFFIC_INTERVAL {
             self.report_traffic();
         }
-        Ok(labelled)
     }
 
     pub(super) fn report_traffic(&mut self) {
@@ -66,18 +120,32 @@ impl Agent<'_> {
         }
     }
 
+    /// Public samples: of the public set, or set aside from the training data.
+    pub(super) fn public_samples(&self) -> Vec<SampleId> {
+        match &self.learner.proxy {
+            Some(proxy) => (0..proxy.images.len() as u32).map(SampleId).collect(),
+            None => self.stream.proxy().to_vec(),
+        }
+    }
+
+    /// Views that soft targets are wanted for; images of later ones take those of these in turn.
+    pub(super) fn taught_views(&self) -> u8 {
+        let all = self.learner.proxy.as_ref().map_or(self.config.data.views, |proxy| proxy.n_views);
+        if self.config.exchange.views == 0 { all } else { self.config.exchange.views.min(all) }
+    }
+
     /// Tells peers which samples and views the agent trains on from now.
     pub(super) fn demand(&mut self, experience: usize) {
-        let new: Vec<SampleId> = self.new_samples(experience);
-        let n_epochs = self.epochs_of(experience).all();
-        if let Some(link) = &mut self.link {
-            let mut samples = new;
+        let mut samples = self.public_samples();
+        if self.config.exchange.sharing != Sharing::Proxy {
+            samples.extend(self.new_samples(experience));
             samples.extend_from_slice(self.memory.ids());
-            samples.extend_from_slice(self.stream.proxy());
             samples.sort_unstable();
             samples.dedup();
-            // Views are used in turn, one an epoch: with few epochs the last are never used.
-            let n_views = u32::from(self.config.taught_views()).min(n_epochs) as u8;
+        }
+        // Views are used in turn, one an epoch: with few epochs the last are never used.
+        let n_views = u32::from(self.taught_views()).min(self.epochs_of(experience).all()) as u8;
+        if let Some(link) = &mut self.link {
             link.step(ExchangeEvent::Demand { samples, n_views });
         }
     }
@@ -129,9 +197,10 @@ impl Agent<'_> {
             if alone || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
                 break;
             }
-            if !self.teach()?
-                && let Some(link) = &mut self.link
-            {
+            let began = Instant::now();
+            if self.teach()? {
+                self.budget.labelled_idly(began.elapsed().as_secs_f64());
+            } else if let Some(link) = &mut self.link {
                 link.pump_or_wait(IDLE_WAIT);
             }
         }

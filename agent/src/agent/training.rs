@@ -184,7 +184,7 @@ impl Agent<'_> {
     fn train_epoch(&mut self, experience: usize, epochs: Epochs) -> Result<Option<bool>, AgentError> {
         let epoch = self.position.epoch;
         let (stage, within) = epochs.stage(epoch);
-        let view = View((epoch % u32::from(self.config.data.views)) as u8);
+        let views = self.learner.views_of_epoch(epoch, self.config.data.views);
         if stage == Stage::FineTuning {
             self.learner.session.set_past_groups(&self.past_groups(experience + 1))?;
         }
@@ -192,12 +192,13 @@ impl Agent<'_> {
         let mut pool = [current.as_slice(), &replay].concat();
         pool.sort_unstable();
         pool.dedup();
+        let public = self.public_samples();
         let batches = epoch_batches(&BatchPlan {
             current: &current,
             replay: &replay,
             batch_size: self.config.train.batch_size,
             replay_batch_size: self.config.replay.batch_size,
-            proxy: self.stream.proxy(),
+            proxy: &public,
             proxy_batch_size: self.config.train.proxy_batch_size,
             seed: self.config.seed,
             experience: experience as u32,
@@ -208,14 +209,15 @@ impl Agent<'_> {
             let began = Instant::now();
             let scalars = Scalars { gradient_noise: self.gradient_noise(stage), ..scalars };
             let link = &self.link;
-            let taught_as = View(view.0 % self.config.taught_views());
-            let trained = self.learner.train(batch, view, &pool, &scalars, |id, _, row| {
+            let n_views = self.taught_views();
+            let trained = self.learner.train(batch, views, &pool, &scalars, |id, view, row| {
+                let taught_as = View(view.0 % n_views);
                 link.as_ref().is_some_and(|link| link.engine.teacher_row(id, taught_as, row))
             })?;
             self.sums.add(&trained.report, batch.ids.len(), trained.n_taught);
             self.position.batch += 1;
             self.position.step += 1;
-            self.teach()?;
+            self.teach_beside_training(began.elapsed().as_secs_f64())?;
             self.sums.seconds += began.elapsed().as_secs_f64();
             if self.stopped() {
                 self.save_checkpoint()?;

@@ -1,6 +1,7 @@
 //! The exchange as a pure state machine: events in, actions out. It reads no clock, opens no socket, draws no
 //! random number; time comes in with each event.
 
+mod inputs;
 mod learning;
 mod sending;
 mod sent;
@@ -9,6 +10,7 @@ mod teaching;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::inputs::{Outgoing, Received};
 use self::learning::Learning;
 use self::sending::Sending;
 use self::teaching::Teaching;
@@ -16,6 +18,7 @@ use super::message::{AgentState, Message, Status};
 use super::rows::Encoding;
 use super::topic::{Leaf, Topic, common_filters};
 use super::wire::MAX_SAMPLES;
+use crate::data::ImageShape;
 use crate::ids::{AgentId, Digest, FleetId, Round, SampleId, View};
 
 /// Peers known at once; more are refused and counted.
@@ -37,12 +40,18 @@ pub struct EngineConfig {
     pub temperature: f32,
     /// Agents to learn from; empty for all.
     pub teachers: Vec<AgentId>,
-    /// Upper bound of one message of soft targets.
+    /// Upper bound of one message of soft targets, or of images.
     pub chunk_bytes: usize,
     /// Of the rows sent.
     pub encoding: Encoding,
     /// Rows are not sent again in a new round while no more of their softmax has moved than this; 0 sends all.
     pub delta: f32,
+    /// Images of this shape are labelled for students that send them.
+    pub accepts: Option<ImageShape>,
+    /// Teachers do not have the data: it sends its images, of this shape, in place of a demand.
+    pub sends: Option<ImageShape>,
+    /// Images sent and not answered yet, at most.
+    pub inputs_in_flight: usize,
     pub limits: Limits,
 }
 
@@ -61,6 +70,8 @@ pub struct Limits {
     pub max_teaching_bytes: usize,
     /// Bound of the memory of rows sent, where there is a `delta`; rows beyond it are sent each round.
     pub max_sent_bytes: usize,
+    /// Bound of the memory that images of students take while they wait to be labelled.
+    pub max_inputs_bytes: usize,
 }
 
 impl Default for Limits {
@@ -72,6 +83,7 @@ impl Default for Limits {
             max_target_bytes: 256 * 1024 * 1024,
             max_teaching_bytes: 64 * 1024 * 1024,
             max_sent_bytes: 64 * 1024 * 1024,
+            max_inputs_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -95,6 +107,20 @@ pub enum Event {
     RoundStarted(Round),
     /// What [`Engine::next_label_batch`] asked for: raw logits `[ids, classes]` of this round's network.
     Labelled {
+        view: View,
+        ids: Vec<SampleId>,
+        logits: Vec<f32>,
+    },
+    /// What [`Engine::next_inputs`] asked for: pixels `[ids, C, H, W]`.
+    Inputs {
+        view: View,
+        ids: Vec<SampleId>,
+        pixels: Vec<u8>,
+    },
+    /// What [`Engine::next_received_inputs`] asked for: raw logits `[ids, classes]` of this round's network.
+    LabelledInputs {
+        /// The student's.
+        data: Digest,
         view: View,
         ids: Vec<SampleId>,
         logits: Vec<f32>,
@@ -141,6 +167,11 @@ pub struct Stats {
     pub rows_not_remembered: u64,
     pub repairs_out: u64,
     pub repairs_in: u64,
+    /// Images sent to be labelled.
+    pub inputs_out: u64,
+    /// Images that students have sent, and those of them that were dropped for want of room.
+    pub inputs_in: u64,
+    pub inputs_over_bound: u64,
     /// Messages not taken, by reason.
     pub refused: BTreeMap<&'static str, u64>,
 }
@@ -162,17 +193,26 @@ struct Peer {
     session: u64,
     /// The last one announced in this session.
     round: Round,
-    /// Same data and classes: it can teach and be taught.
-    fits: bool,
+    data: Digest,
+    /// It sends its images, in place of a demand.
+    sends: bool,
+    /// Same classes, and the same data or images that it labels: it can teach.
+    teaches: bool,
+    /// The same the other way round: it can be taught.
+    learns: bool,
     /// A person has been told that it does not fit.
     warned: bool,
     subscribed: bool,
 }
 
 impl Peer {
+    fn fits(&self) -> bool {
+        self.teaches || self.learns
+    }
+
     /// Wants soft targets.
     fn is_student(&self) -> bool {
-        self.fits && self.state == AgentState::Online
+        self.learns && self.state == AgentState::Online
     }
 }
 
@@ -189,6 +229,11 @@ pub struct Engine {
     learning: Learning,
     teaching: Teaching,
     sending: Sending,
+    outgoing: Outgoing,
+    received: Received,
+    /// Teachers that are listed and of which nothing has been heard yet, and when a person is told so.
+    unheard: Vec<AgentId>,
+    unheard_at: Option<Duration>,
     stats: Stats,
 }
 
@@ -198,6 +243,10 @@ impl Engine {
             learning: Learning::new(&config),
             teaching: Teaching::new(&config),
             sending: Sending::new(&config),
+            outgoing: Outgoing::new(&config),
+            received: Received::new(&config),
+            unheard: config.teachers.clone(),
+            unheard_at: None,
             state: AgentState::Online,
             round: Round(0),
             connected: false,
@@ -232,7 +281,13 @@ impl Engine {
                 self.teaching.start_round();
                 actions.push(self.publish_status());
             }
-            Event::Labelled { view, ids, logits } => self.labelled(view, &ids, &logits, now, &mut actions),
+            Event::Labelled { view, ids, logits } => {
+                self.labelled(self.config.data, view, &ids, &logits, now, &mut actions);
+            }
+            Event::Inputs { view, ids, pixels } => self.publish_inputs(view, ids, pixels, &mut actions),
+            Event::LabelledInputs { data, view, ids, logits } => {
+                self.labelled(data, view, &ids, &logits, now, &mut actions);
+            }
             Event::Finished => {
                 self.state = AgentState::Finished;
                 self.withdraw(now, &mut actions);
@@ -244,6 +299,8 @@ impl Engine {
                 }
                 self.ask_for_missing(now, &mut actions);
                 self.send_old(now, &mut actions);
+                self.look_for_lacking(now, &mut actions);
+                self.miss_teachers(now, &mut actions);
             }
             Event::Tick => {}
             Event::Stopping => {
@@ -278,7 +335,7 @@ impl Engine {
 
     /// Peers that are there and fit.
     pub fn peers(&self) -> Vec<&AgentId> {
-        let here = |p: &Peer| p.fits && p.state != AgentState::Offline;
+        let here = |p: &Peer| p.fits() && p.state != AgentState::Offline;
         self.peers.iter().filter(|(_, p)| here(p)).map(|(id, _)| id).collect()
     }
 
@@ -312,6 +369,8 @@ impl Engine {
             classes: self.config.classes.clone(),
             model: self.config.model,
             round: self.round,
+            accepts: self.config.accepts,
+            sends: self.config.sends,
         }
     }
 
@@ -322,7 +381,9 @@ impl Engine {
 
     /// What it demands now; that it demands nothing, where an earlier run may have left a demand.
     fn publish_demand(&self) -> Action {
-        let message = self.learning.store.wanted().cloned().map_or(Message::Cleared, Message::Demand);
+        // Numbers of samples tell those nothing who do not have them.
+        let wanted = self.learning.store.wanted().filter(|_| self.config.sends.is_none());
+        let message = wanted.cloned().map_or(Message::Cleared, Message::Demand);
         Action::Publish { topic: self.topic(Leaf::Demand), message, retain: true }
     }
 
@@ -334,15 +395,40 @@ impl Engine {
                 let text = format!("more than {MAX_SAMPLES} samples; no peer takes demands for so many");
                 actions.push(Action::Warn(text));
             }
+            if let Some(shape) = self.config.sends.filter(|_| self.outgoing.is_impossible()) {
+                let text = format!(
+                    "images of {shape} are too large for a message; nobody can be asked to label them"
+                );
+                actions.push(Action::Warn(text));
+            }
         }
+        self.unheard_at.get_or_insert(now + 2 * self.config.limits.announce_every);
         self.announce(now, actions);
         self.learning.connected(now);
+        self.outgoing.expect(now, self.config.limits.repair_after);
+    }
+
+    /// Tells of listed teachers that nobody has heard of: perhaps a name is misspelt. Whoever is there has announced
+    /// itself twice until then, and one of these may have got lost.
+    fn miss_teachers(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.unheard_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let seconds = 2 * self.config.limits.announce_every.as_secs();
+        for id in std::mem::take(&mut self.unheard) {
+            let text = format!(
+                "nothing has been heard of `{id}` in the first {seconds} s; is that how the teacher is called, and is it of \
+                 this fleet? `exchange.teachers` names it"
+            );
+            actions.push(Action::Warn(text));
+        }
     }
 
     /// Says what is retained. The broker may have lost it, and a peer may have missed it.
     fn announce(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.announce_at = now + self.config.limits.announce_every;
         actions.extend([self.publish_status(), self.publish_demand()]);
+        self.listen_to_inputs(actions);
     }
 
     fn received(&mut self, topic: Topic, message: Message, now: Duration, actions: &mut Vec<Action>) {
@@ -363,6 +449,7 @@ impl Engine {
             (Leaf::Targets { .. }, Message::Targets(chunk)) => {
                 self.targets(&topic.agent, &chunk, now, actions)
             }
+            (Leaf::Inputs { .. }, Message::Inputs(inputs)) => self.peer_inputs(&topic.agent, inputs, actions),
             (_, Message::Cleared) => {}
             _ => self.stats.refuse("message under another's topic"),
         }
@@ -387,10 +474,21 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(id) {
             peer.state = AgentState::Offline;
             self.teaching.students_changed();
+            self.forget_inputs_of(id);
         }
     }
 
+    /// Whether an agent of this status can teach, and whether it can be taught.
+    fn fit(&self, status: &Status) -> (bool, bool) {
+        let same_classes = status.classes == self.config.classes;
+        let same_data = status.data == self.config.data;
+        let teaches = self.config.sends.map_or(same_data, |shape| status.accepts == Some(shape));
+        let learns = status.sends.map_or(same_data, |shape| self.config.accepts == Some(shape));
+        (same_classes && teaches, same_classes && learns)
+    }
+
     fn peer_status(&mut self, id: AgentId, status: &Status, now: Duration, actions: &mut Vec<Action>) {
+        self.unheard.retain(|teacher| *teacher != id);
         if status.state == AgentState::Offline {
             return self.peer_offline(&id);
         }
@@ -398,41 +496,58 @@ impl Engine {
             return self.stats.refuse("too many peers");
         }
         let is_teacher = self.is_teacher(&id);
-        let filter = self.targets_filter(&id);
+        let (filter, inputs_filter) = (self.targets_filter(&id), self.inputs_filter(&id, &status.data));
+        let (teaches, learns) = self.fit(status);
         let peer = self.peers.entry(id.clone()).or_insert(Peer {
             state: AgentState::Offline,
             session: status.session,
             round: Round(0),
-            fits: false,
+            data: status.data,
+            sends: false,
+            teaches: false,
+            learns: false,
             warned: false,
             subscribed: false,
         });
-        let came = peer.state == AgentState::Offline || !peer.fits;
+        let came = peer.state == AgentState::Offline || !peer.teaches;
+        let listens = learns && status.sends.is_some();
+        let listened = peer.learns && peer.sends && peer.data == status.data;
         if peer.session != status.session {
             // Its rounds count anew, and its network may be another: all it has sent is to be replaced.
             (peer.session, peer.round) = (status.session, Round(0));
             self.learning.store.forget_rounds(&id);
+            self.received.forget(&id);
         }
         // Within a session rounds only go up; a message delivered late does not take them back.
         let advanced = peer.round < status.round;
         peer.round = peer.round.max(status.round);
         peer.state = status.state;
-        peer.fits = status.data == self.config.data && status.classes == self.config.classes;
+        (peer.data, peer.sends) = (status.data, status.sends.is_some());
+        (peer.teaches, peer.learns) = (teaches, learns);
         self.teaching.students_changed();
-        if !peer.fits {
+        if !peer.fits() {
             if !std::mem::replace(&mut peer.warned, true) {
-                let what = if status.data == self.config.data { "classes" } else { "data or augmentation" };
+                let what = if status.classes != self.config.classes && status.data == self.config.data {
+                    "classes"
+                } else {
+                    "data or augmentation"
+                };
                 actions.push(Action::Warn(format!("`{id}` has other {what}; nothing is exchanged with it")));
             }
             return;
         }
-        if is_teacher {
+        if is_teacher && teaches {
             if !std::mem::replace(&mut peer.subscribed, true) {
                 actions.push(Action::Subscribe(vec![filter]));
             }
             if came || advanced {
                 self.learning.expect(&id, now);
+                self.outgoing.expect(now, self.config.limits.repair_after);
             }
         }
+        if listens && !listened {
+            actions.push(Action::Subscribe(vec![inputs_filter]));
+        }
+        self.forget_inputs_of(&id);
     }
 }

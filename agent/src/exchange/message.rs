@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::rows::Rows;
 use super::sample_list::SampleList;
-use crate::ids::{Digest, Round, SampleId, View};
+use crate::data::ImageShape;
+use crate::ids::{AgentId, Digest, Round, SampleId, View};
 
 /// A set of samples of one data set, a bit each: sample i is bit i % 8 of byte i / 8.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,10 @@ pub struct Status {
     pub model: Digest,
     /// The last round of soft targets begun; 0 for none.
     pub round: Round,
+    /// It labels images of this shape that students send; `None` if it labels none.
+    pub accepts: Option<ImageShape>,
+    /// It learns by sending images of this shape; `None` if its demand names what it wants.
+    pub sends: Option<ImageShape>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,12 +153,29 @@ pub struct Same {
     pub ids: SampleList,
 }
 
+/// Images of a student whose data nobody else has, to be labelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// The student's run.
+    pub session: u64,
+    /// Of the student's data, under which the soft targets are to come back.
+    pub data: Digest,
+    pub view: View,
+    pub shape: ImageShape,
+    pub ids: Vec<SampleId>,
+    /// `[ids, C, H, W]`: the view as it is before normalisation.
+    pub pixels: Vec<u8>,
+    /// Who is to label them; empty for everybody.
+    pub teachers: Vec<AgentId>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     Status(Status),
     Demand(Demand),
     Repair(Repair),
     Targets(TargetChunk),
+    Inputs(Inputs),
     /// An empty payload: what was retained under the topic holds no more.
     Cleared,
 }

@@ -261,6 +261,15 @@ impl TargetStore {
         missing
     }
 
+    /// Whether a row of `teacher` is held at `round` or later.
+    pub fn holds(&self, teacher: &AgentId, id: SampleId, view: View, round: Round) -> bool {
+        let Some(place) = self.wanted.as_ref().and_then(|wanted| wanted.place(id, view)) else {
+            return false;
+        };
+        let block = self.teachers.get(teacher).and_then(|blocks| blocks.get(&place.block));
+        block.and_then(|block| block.round(place.row)).is_some_and(|held| held >= round)
+    }
+
     /// Lets any later round of `teacher` replace what is held: it has begun to count anew.
     pub fn forget_rounds(&mut self, teacher: &AgentId) {
         for block in self.teachers.get_mut(teacher).into_iter().flat_map(HashMap::values_mut) {

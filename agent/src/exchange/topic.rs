@@ -26,10 +26,12 @@ pub enum Leaf {
     Repair { teacher: AgentId },
     /// Soft targets for data whose digest begins with these 16 hexadecimal digits.
     Targets { data: String },
+    /// Images to be labelled, of data whose digest begins with these 16 hexadecimal digits.
+    Inputs { data: String },
 }
 
 /// Kinds of messages, for counting.
-pub const KINDS: [&str; 4] = ["status", "demand", "repair", "targets"];
+pub const KINDS: [&str; 5] = ["status", "demand", "repair", "targets", "inputs"];
 
 impl Topic {
     /// Index into [`KINDS`].
@@ -39,6 +41,7 @@ impl Topic {
             Leaf::Demand => 1,
             Leaf::Repair { .. } => 2,
             Leaf::Targets { .. } => 3,
+            Leaf::Inputs { .. } => 4,
         }
     }
 }
@@ -49,7 +52,7 @@ impl std::fmt::Display for Topic {
         match &self.leaf {
             Leaf::Status | Leaf::Demand => Ok(()),
             Leaf::Repair { teacher } => write!(f, "/{teacher}"),
-            Leaf::Targets { data } => write!(f, "/{data}"),
+            Leaf::Targets { data } | Leaf::Inputs { data } => write!(f, "/{data}"),
         }
     }
 }
@@ -77,6 +80,9 @@ fn parse(text: &str) -> Option<Topic> {
         [fleet, agent, "targets", data] if is_short_digest(data) => {
             (fleet, agent, Leaf::Targets { data: data.to_owned() })
         }
+        [fleet, agent, "inputs", data] if is_short_digest(data) => {
+            (fleet, agent, Leaf::Inputs { data: data.to_owned() })
+        }
         _ => return None,
     };
     Some(Topic { fleet: fleet.parse().ok()?, agent: agent.parse().ok()?, leaf })
@@ -100,6 +106,11 @@ pub fn targets_filter(fleet: &FleetId, teacher: &AgentId, data: &Digest) -> Stri
     format!("{ROOT}/{fleet}/{teacher}/targets/{}", data.short())
 }
 
+/// Images of one student, to be labelled.
+pub fn inputs_filter(fleet: &FleetId, student: &AgentId, data: &Digest) -> String {
+    format!("{ROOT}/{fleet}/{student}/inputs/{}", data.short())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -112,6 +123,7 @@ mod tests {
             Just(Leaf::Demand),
             "[a-z0-9_-]{1,64}".prop_map(|t| Leaf::Repair { teacher: t.parse().unwrap() }),
             "[0-9a-f]{16}".prop_map(|data| Leaf::Targets { data }),
+            "[0-9a-f]{16}".prop_map(|data| Leaf::Inputs { data }),
         ]
     }
 

@@ -3,6 +3,7 @@
 //! Decoding checks everything that can be checked without knowing the peer: version, sizes, finite logits. It
 //! allocates in proportion to the message's own length, whatever lengths it declares.
 
+mod inputs;
 mod sample_list;
 mod targets;
 
@@ -13,6 +14,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
+pub use self::inputs::{MAX_NAMED_TEACHERS, images_per_message};
 use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status};
 use super::topic::Leaf;
 use crate::ids::{Digest, Round, View};
@@ -58,6 +60,10 @@ struct StatusWire<'a> {
     #[serde(borrow)]
     model: Octets<'a>,
     round: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepts: Option<[u16; 3]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sends: Option<[u16; 3]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,6 +133,8 @@ pub fn encode(message: &Message) -> Vec<u8> {
             classes: (&m.classes).into(),
             model: octets(&m.model.0),
             round: m.round.0,
+            accepts: m.accepts.map(inputs::to_wire),
+            sends: m.sends.map(inputs::to_wire),
         }),
         Message::Demand(m) => cbor(&DemandWire {
             v: VERSION,
@@ -143,6 +151,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             missing: m.missing.iter().map(|(view, set)| (view.0, octets(set.bits()))).collect(),
         }),
         Message::Targets(m) => targets::encode(m),
+        Message::Inputs(m) => inputs::encode(m),
         Message::Cleared => Vec::new(),
     }
 }
@@ -195,6 +204,7 @@ pub fn decode(leaf: &Leaf, bytes: &[u8]) -> Result<Message, WireError> {
         Leaf::Demand => from_cbor(bytes).and_then(demand).map(Message::Demand),
         Leaf::Repair { .. } => from_cbor(bytes).and_then(repair).map(Message::Repair),
         Leaf::Targets { .. } => from_cbor(bytes).and_then(targets::decode).map(Message::Targets),
+        Leaf::Inputs { .. } => from_cbor(bytes).and_then(inputs::decode).map(Message::Inputs),
     }
 }
 
@@ -251,6 +261,8 @@ fn status(wire: StatusWire) -> Result<Status, WireError> {
         classes: wire.classes.into_owned(),
         model: digest("model", &wire.model)?,
         round: Round(wire.round),
+        accepts: wire.accepts.map(|shape| inputs::shape("accepts", shape)).transpose()?,
+        sends: wire.sends.map(|shape| inputs::shape("sends", shape)).transpose()?,
     })
 }
 

@@ -20,6 +20,8 @@ pub const TEACHER_SEED: u64 = 1000;
 pub const MAX_SEED: u64 = (1 << 53) - 1;
 /// Most learners of one run.
 pub const MAX_AGENTS: u64 = 64;
+/// So much that no student goes without, however many there are.
+const EXPERIMENT_LABELLING_SHARE: f64 = 0.9;
 /// Largest number of views.
 const MAX_VIEWS: i64 = 255;
 /// Mean and standard deviation of CIFAR-100's training images, of pixels from 0 to 1, as in the thesis.
@@ -362,6 +364,10 @@ fn derive(table: &mut Table, options: &Options) {
         let passes = number(table, "data.views").div_euclid(fresh).max(1);
         let rows = passes.saturating_mul(2 * peers).saturating_mul(batch);
         default(table, "exchange.rows_per_step", rows.clamp(64, 65_536));
+        // What is compared is what soft targets do, not what they cost.
+        if overrides::get(table, "exchange.labelling_share").is_none() {
+            own(table, "exchange.labelling_share", EXPERIMENT_LABELLING_SHARE);
+        }
     }
 }
 

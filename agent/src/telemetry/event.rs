@@ -192,7 +192,7 @@ pub struct Traffic {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrafficOfKind {
-    /// `status`, `demand`, `repair` or `targets`.
+    /// `status`, `demand`, `repair`, `targets` or `inputs`.
     pub kind: String,
     pub messages_out: u64,
     pub bytes_out: u64,
@@ -210,4 +210,7 @@ pub struct Finished {
     pub rows_refused: u64,
     /// Messages dropped because a bounded queue was full.
     pub n_dropped: u64,
+    /// Wall time spent on labelling for peers.
+    #[serde(default)]
+    pub labelling_seconds: f64,
 }

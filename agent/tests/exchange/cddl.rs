@@ -11,7 +11,7 @@ use serde_cbor::Value;
 use crate::messages::{any_message, fields, forms_of_targets, key, one_of_each, seeded, with, without};
 
 const CDDL: &str = include_str!("../../../docs/protocol.cddl");
-const KINDS: [&str; 4] = ["status", "demand", "repair", "targets"];
+const KINDS: [&str; 5] = ["status", "demand", "repair", "targets", "inputs"];
 
 fn kind(message: &Message) -> &'static str {
     match message {
@@ -19,6 +19,7 @@ fn kind(message: &Message) -> &'static str {
         Message::Demand(_) => KINDS[1],
         Message::Repair(_) => KINDS[2],
         Message::Targets(_) => KINDS[3],
+        Message::Inputs(_) => KINDS[4],
         Message::Cleared => panic!("no CBOR"),
     }
 }
@@ -120,7 +121,7 @@ fn a_later_field_is_allowed() {
 #[test]
 fn what_other_writers_may_choose_is_allowed() {
     let single = Value::Tag(85, Box::new(Value::Bytes(vec![0; 24])));
-    let [.., (leaf, targets)] = one_of_each();
+    let [.., (leaf, targets), _] = one_of_each();
     for (name, value) in
         [("temperature", Value::Integer(2)), ("temperature", 0.1_f64.into()), ("logits", single)]
     {
@@ -137,6 +138,7 @@ fn wrong_values_are_refused_by_both() {
     let bytes = |n: usize| Value::Bytes(vec![0; n]);
     let tagged = |tag: u64, n: usize| Value::Tag(tag, Box::new(bytes(n)));
     let text = |s: &str| Value::Text(s.to_owned());
+    let shape = |sizes: &[i128]| Value::Array(sizes.iter().map(|n| int(*n)).collect());
     let one = |view: Value, set: Value| Value::Map(BTreeMap::from([(view, set)]));
     let cases = [
         (0, "v", vec![int(0), int(2), text("1")]),
@@ -150,6 +152,8 @@ fn wrong_values_are_refused_by_both() {
         (1, "n_samples", vec![int(0), int(8_000_001), text("20")]),
         (1, "n_views", vec![int(0), int(256)]),
         (1, "samples", vec![text("abc"), Value::Array(vec![int(0); 3])]),
+        (0, "accepts", vec![shape(&[0, 2, 3]), shape(&[2, 3]), shape(&[1, 2, 3, 4]), shape(&[1, 65_536, 3])]),
+        (0, "sends", vec![shape(&[1, 2, 0]), bytes(6), text("1x2x3")]),
         (2, "round", vec![int(0)]),
         (2, "missing", vec![Value::Map(BTreeMap::new()), Value::Array(vec![bytes(3)]), bytes(3)]),
         (2, "missing", vec![one(text("0"), bytes(3)), one(int(0), text("abc"))]),
@@ -164,10 +168,22 @@ fn wrong_values_are_refused_by_both() {
             "logits",
             vec![bytes(12), tagged(80, 12), tagged(86, 48), Value::Array(vec![Value::Float(0.5); 6])],
         ),
+        (4, "session", vec![int(-1)]),
+        (4, "view", vec![int(-1), int(256)]),
+        (
+            4,
+            "shape",
+            vec![shape(&[0, 2, 3]), shape(&[6]), shape(&[1, 1, 2, 3]), shape(&[65_537, 2, 3]), int(6)],
+        ),
+        (4, "ids", vec![bytes(8), tagged(66, 8), Value::Array(vec![int(0); 2])]),
+        (4, "pixels", vec![text("abcdefghijkl"), Value::Array(vec![int(0); 12])]),
+        (4, "teachers", vec![Value::Array(Vec::new()), Value::Array(vec![text(""); 1]), text("bob")]),
+        (4, "teachers", vec![Value::Array(vec![text("bob"); 65]), Value::Array(vec![text(&"x".repeat(65))])]),
     ];
+    let optional = ["accepts", "sends", "teachers"];
     for (of, name, values) in cases {
         let (leaf, message) = &one_of_each()[of];
-        assert!(fields(&encode(message)).contains_key(&key(name)));
+        assert!(optional.contains(&name) || fields(&encode(message)).contains_key(&key(name)));
         for value in values {
             let wrong = with(&encode(message), name, value.clone());
             assert!(validate(KINDS[of], &wrong).is_err(), "{}: `{name}` {value:?} is allowed", KINDS[of]);

@@ -1,12 +1,13 @@
 //! The examples of docs/protocol.md are what the encoder writes, and say what they are said to say.
 
+use dkt_agent::data::ImageShape;
 use dkt_agent::exchange::engine::{Limits, MAX_PEERS};
-use dkt_agent::exchange::message::{AgentState, Demand, Message, Repair, Same, Status, TargetChunk};
+use dkt_agent::exchange::message::{AgentState, Demand, Inputs, Message, Repair, Same, Status, TargetChunk};
 use dkt_agent::exchange::rows::{Encoding, Rows};
 use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Topic;
 use dkt_agent::exchange::wire::{
-    MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_SAMPLES, decode, encode,
+    MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_NAMED_TEACHERS, MAX_SAMPLES, decode, encode,
 };
 use dkt_agent::ids::{Digest, Round, SampleId, View};
 use half::f16;
@@ -29,6 +30,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                 classes: vec!["cat".to_owned(), "dog".to_owned()],
                 model,
                 round: Round(1),
+                accepts: Some(ImageShape { channels: 1, height: 2, width: 2 }),
+                sends: None,
             }),
         ),
         (
@@ -68,6 +71,18 @@ fn examples() -> Vec<(&'static str, Message)> {
                 rows: Rows::pack(Encoding::F16, &[-1.0, 0.5, 0.25, 2.0], 4, 2.0),
                 same: Some(Same { base: Round(1), ids: SampleList::shortest(&[0, 4, 17].map(SampleId)) }),
                 ..other_form(Encoding::F16)
+            }),
+        ),
+        (
+            "dkt/1/lab/carol/inputs/CAROL",
+            Message::Inputs(Inputs {
+                session: session + 1,
+                data: Digest::of(b"the data of Carol"),
+                view: View(0),
+                shape: ImageShape { channels: 1, height: 2, width: 2 },
+                ids: vec![SampleId(5), SampleId(6)],
+                pixels: vec![0, 64, 128, 255, 1, 2, 3, 4],
+                teachers: vec!["bob".parse().unwrap()],
             }),
         ),
     ]
@@ -154,6 +169,7 @@ fn the_worked_example_is_what_the_encoder_writes() {
     let mut expected = String::new();
     for (topic, message) in &examples {
         let topic = topic.replace("DATA", &Digest::of(b"the data of the example").short());
+        let topic = topic.replace("CAROL", &Digest::of(b"the data of Carol").short());
         let (notation, hex) = written(&encode(message));
         expected += &format!("`{topic}`\n\n```cbor-diagnostic\n{notation}```\n\n```hex\n{hex}```\n\n");
         assert!(
@@ -172,7 +188,8 @@ fn the_worked_example_reads_back() {
     let hexes = blocks("hex");
     assert_eq!(hexes.len(), examples().len());
     for (hex, (topic, message)) in hexes.iter().zip(examples()) {
-        let topic: Topic = topic.replace("DATA", &"0".repeat(16)).parse().unwrap();
+        let topic: Topic =
+            topic.replace("DATA", &"0".repeat(16)).replace("CAROL", &"0".repeat(16)).parse().unwrap();
         let digits: Vec<u8> = hex.bytes().filter(|c| !c.is_ascii_whitespace()).collect();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
@@ -182,7 +199,7 @@ fn the_worked_example_reads_back() {
 
 #[test]
 fn every_field_of_every_message_is_described() {
-    let sections = ["### status", "### demand", "### repair", "### targets"];
+    let sections = ["### status", "### demand", "### repair", "### targets", "### inputs"];
     let of_each = sections.into_iter().zip(one_of_each().map(|(_, message)| message));
     let forms = forms_of_targets().into_iter().map(|message| ("### targets", message));
     for (heading, message) in of_each.chain(forms) {
@@ -207,6 +224,7 @@ fn the_bounds_and_times_are_those_of_the_code() {
         max_target_bytes,
         max_teaching_bytes,
         max_sent_bytes,
+        max_inputs_bytes,
     } = Limits::default();
     let rows = [
         ("message", MAX_MESSAGE_BYTES as u64, " bytes"),
@@ -217,6 +235,8 @@ fn the_bounds_and_times_are_those_of_the_code() {
         ("memory of rows held", max_target_bytes as u64, " bytes"),
         ("memory of demands and views to be labelled", max_teaching_bytes as u64, " bytes"),
         ("memory of rows sent, with a delta", max_sent_bytes as u64, " bytes"),
+        ("memory of images to be labelled", max_inputs_bytes as u64, " bytes"),
+        ("teachers named beside images", MAX_NAMED_TEACHERS as u64, ""),
         ("first wait before a repair", repair_after.as_secs(), " s"),
         ("longest wait before a repair", repair_at_most.as_secs(), " s"),
         ("between two announcements", announce_every.as_secs(), " s"),

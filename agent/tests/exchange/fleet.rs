@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use dkt_agent::data::ImageShape;
 use dkt_agent::draw::Draw;
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, Limits};
 use dkt_agent::exchange::message::Message;
@@ -51,8 +52,29 @@ pub fn config(agent: usize) -> EngineConfig {
         chunk_bytes: 256 + 6 * 12,
         encoding: Encoding::F16,
         delta: 0.0,
+        accepts: None,
+        sends: None,
+        inputs_in_flight: 12,
         limits: Limits::default(),
     }
+}
+
+/// Of images that say which they are: sample, view, and whose.
+pub const SHAPE: ImageShape = ImageShape { channels: 1, height: 2, width: 3 };
+
+/// An agent that has data of its own, and labels what others send.
+pub fn sender(agent: usize) -> EngineConfig {
+    EngineConfig {
+        data: Digest::of(format!("data of {agent}").as_bytes()),
+        accepts: Some(SHAPE),
+        sends: Some(SHAPE),
+        ..config(agent)
+    }
+}
+
+pub fn pixels(agent: usize, view: View, ids: &[SampleId]) -> Vec<u8> {
+    let image = |id: &SampleId| [&id.0.to_le_bytes()[..], &[view.0, agent as u8]].concat();
+    ids.iter().flat_map(image).collect()
 }
 
 /// What the network of an agent says in one round of one session: numbers that half precision holds exactly.
@@ -194,6 +216,11 @@ impl Fleet {
                     let logits = rows.flatten().collect();
                     self.step(agent, Event::Labelled { view, ids, logits });
                 }
+                self.label_inputs(agent);
+                while let Some((view, ids)) = self.agents[agent].engine.next_inputs() {
+                    let pixels = pixels(agent, view, &ids);
+                    self.step(agent, Event::Inputs { view, ids, pixels });
+                }
                 self.at(self.now + STEP, Happening::Step { agent });
             }
             Happening::Connect { agent } if self.agents[agent].connection.is_none() => {
@@ -239,6 +266,25 @@ impl Fleet {
         }
     }
 
+    /// A network sees pixels, and nothing else.
+    fn label_inputs(&mut self, agent: usize) {
+        let (session, round) = (self.agents[agent].config.session, self.agents[agent].round);
+        let Some(inputs) = self.agents[agent].engine.next_received_inputs(ROWS_PER_STEP) else { return };
+        if self.agents[agent].mute {
+            return;
+        }
+        let label = |image: &[u8; 6]| {
+            let id = u32::from_le_bytes([image[0], image[1], image[2], image[3]]);
+            assert_ne!(usize::from(image[5]), agent, "its own images");
+            label(agent, session, round, SampleId(id), View(image[4]))
+        };
+        let (images, rest) = inputs.pixels.as_chunks::<6>();
+        assert_eq!((images.len(), rest.len()), (inputs.ids.len(), 0));
+        let logits = images.iter().flat_map(label).collect();
+        let (data, view, ids) = (inputs.data, inputs.view, inputs.ids);
+        self.step(agent, Event::LabelledInputs { data, view, ids, logits });
+    }
+
     /// One event at one agent, and what follows from it.
     pub fn step(&mut self, agent: usize, event: Event) {
         let now = self.now - self.agents[agent].started;
@@ -249,7 +295,8 @@ impl Fleet {
                 Action::Subscribe(filters) => {
                     self.agents[agent].filters.extend(filters.iter().cloned());
                     // A queue of the client may be full, though not at the start, when it is empty.
-                    let may_get_lost = filters.iter().all(|filter| filter.contains("/targets/"));
+                    let may_get_lost =
+                        filters.iter().all(|f| f.contains("/targets/") || f.contains("/inputs/"));
                     if let Some(connection) = connection
                         && !(may_get_lost && self.chance(self.faults.loss))
                     {
@@ -424,7 +471,10 @@ impl Fleet {
             let listed = &student.config.teachers;
             *teacher != agent
                 && (listed.is_empty() || listed.contains(&other.config.agent))
-                && other.config.data == student.config.data
+                && match student.config.sends {
+                    Some(shape) => other.config.accepts == Some(shape),
+                    None => other.config.data == student.config.data,
+                }
                 && other.config.classes == student.config.classes
                 && other.round > Round(0)
         };

@@ -38,6 +38,7 @@ proptest! {
                 Message::Demand(demand) if own_data => demand.data = data,
                 Message::Repair(repair) if own_data => repair.data = data,
                 Message::Targets(chunk) if own_data => (chunk.data, chunk.session) = (data, 1),
+                Message::Inputs(inputs) if own_data => (inputs.data, inputs.session) = (data, 1),
                 _ => {}
             }
             let leaf = match other {

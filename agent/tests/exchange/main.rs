@@ -6,6 +6,7 @@ mod cddl;
 mod document;
 mod fleet;
 mod hostile;
+mod inputs;
 mod messages;
 mod simulation;
 mod vectors;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use dkt_agent::data::ImageShape;
 use dkt_agent::exchange::message::{
-    AgentState, Demand, Message, Repair, Same, SampleSet, Status, TargetChunk,
+    AgentState, Demand, Inputs, Message, Repair, Same, SampleSet, Status, TargetChunk,
 };
 use dkt_agent::exchange::rows::{Encoding, Rows};
 use dkt_agent::exchange::sample_list::SampleList;
@@ -28,7 +29,7 @@ pub fn samples(n_samples: u32, ids: &[u32]) -> SampleSet {
 }
 
 /// One message of each kind, with the end of a topic that it fits.
-pub fn one_of_each() -> [(Leaf, Message); 4] {
+pub fn one_of_each() -> [(Leaf, Message); 5] {
     let data = Digest::of(b"data");
     let model = Digest::of(b"model");
     let status = Status {
@@ -38,6 +39,8 @@ pub fn one_of_each() -> [(Leaf, Message); 4] {
         classes: vec!["0".to_owned(), "one".to_owned(), "zwölf".to_owned()],
         model,
         round: Round(3),
+        accepts: None,
+        sends: None,
     };
     let demand = Demand { data, n_views: 4, samples: samples(20, &[0, 7, 8, 19]) };
     let missing = BTreeMap::from([(View(0), samples(20, &[7])), (View(3), samples(20, &[0, 19]))]);
@@ -53,6 +56,15 @@ pub fn one_of_each() -> [(Leaf, Message); 4] {
         rows: Rows::pack(Encoding::F16, &[-1.5, 0.0, 8.25, 1.0, 2.0, -65504.0], 3, 2.0),
         same: None,
     };
+    let inputs = Inputs {
+        session: 1_700_000_000_000_000,
+        data,
+        view: View(3),
+        shape: ImageShape { channels: 1, height: 2, width: 3 },
+        ids: vec![SampleId(0), SampleId(19)],
+        pixels: (0..12).collect(),
+        teachers: Vec::new(),
+    };
     [
         (Leaf::Status, Message::Status(status)),
         (Leaf::Demand, Message::Demand(demand)),
@@ -61,6 +73,7 @@ pub fn one_of_each() -> [(Leaf, Message); 4] {
             Message::Repair(Repair { data, round: Round(3), missing }),
         ),
         (Leaf::Targets { data: data.short() }, Message::Targets(chunk)),
+        (Leaf::Inputs { data: data.short() }, Message::Inputs(inputs)),
     ]
 }
 
@@ -104,11 +117,30 @@ fn set(n_samples: u32) -> impl Strategy<Value = SampleSet> {
 
 fn status() -> impl Strategy<Value = Message> {
     let state = prop_oneof![Just(AgentState::Online), Just(AgentState::Finished), Just(AgentState::Offline)];
-    (state, any::<u64>(), digest(), vec(".{0,64}", 1..20), digest(), any::<u64>()).prop_map(
-        |(state, session, data, classes, model, round)| {
-            Message::Status(Status { state, session, data, classes, model, round: Round(round) })
+    let shapes = (proptest::option::of(shape()), proptest::option::of(shape()));
+    (state, any::<u64>(), digest(), vec(".{0,64}", 1..20), digest(), any::<u64>(), shapes).prop_map(
+        |(state, session, data, classes, model, round, (accepts, sends))| {
+            let round = Round(round);
+            Message::Status(Status { state, session, data, classes, model, round, accepts, sends })
         },
     )
+}
+
+fn shape() -> impl Strategy<Value = ImageShape> {
+    (1_u16.., 1_u16.., 1_u16..).prop_map(|(channels, height, width)| ImageShape { channels, height, width })
+}
+
+fn inputs() -> impl Strategy<Value = Message> {
+    let small = (1_u16..4, 1_u16..4, 1_u16..4);
+    let shape = small.prop_map(|(channels, height, width)| ImageShape { channels, height, width });
+    (shape, 1_usize..9).prop_flat_map(|(shape, n_ids)| {
+        let head = (any::<u64>(), digest(), any::<u8>());
+        let rows = (vec(any::<u32>().prop_map(SampleId), n_ids), vec(any::<u8>(), n_ids * shape.n_pixels()));
+        let names = vec("[a-z0-9_-]{1,64}".prop_map(|name| name.parse().unwrap()), 0..4);
+        (head, rows, names).prop_map(move |((session, data, view), (ids, pixels), teachers)| {
+            Message::Inputs(Inputs { session, data, view: View(view), shape, ids, pixels, teachers })
+        })
+    })
 }
 
 fn demand() -> impl Strategy<Value = Message> {
@@ -129,7 +161,7 @@ fn repair() -> impl Strategy<Value = Message> {
 /// One message of each form of soft targets: of each encoding, of rows and samples that are the same, and of the latter
 /// alone; all with samples in a window where that is shorter.
 pub fn forms_of_targets() -> Vec<Message> {
-    let [.., (_, Message::Targets(chunk))] = one_of_each() else { panic!() };
+    let [_, _, _, (_, Message::Targets(chunk)), _] = one_of_each() else { panic!() };
     let logits = [-1.5, 0.0, 8.25, 1.0, 2.0, -4.0];
     let ids = SampleList::shortest(&[SampleId(4), SampleId(19)]);
     let same = Some(Same { base: Round(1), ids: SampleList::shortest(&[5, 6, 7, 20].map(SampleId)) });
@@ -211,5 +243,6 @@ pub fn any_message() -> impl Strategy<Value = (Leaf, Message)> {
         demand().prop_map(|message| (Leaf::Demand, message)),
         repair().prop_map(move |message| (repairs.clone(), message)),
         targets().prop_map(|message| (Leaf::Targets { data: "0123456789abcdef".to_owned() }, message)),
+        inputs().prop_map(|message| (Leaf::Inputs { data: "0123456789abcdef".to_owned() }, message)),
     ]
 }

@@ -13,18 +13,18 @@ use crate::fleet::{DELTA, DELTA_TEMPERATURE, Faults, Fleet, N_SAMPLES, config, m
 const RECOVERY: Duration = Duration::from_secs(150);
 const N_VIEWS: u64 = 3;
 
-fn some_samples(fleet: &mut Fleet) -> BTreeSet<SampleId> {
+pub fn some_samples(fleet: &mut Fleet) -> BTreeSet<SampleId> {
     let (start, n) = (fleet.below(N_SAMPLES.into()) as u32, 1 + fleet.below(24) as u32);
     (start..start + n).map(|id| SampleId(id % N_SAMPLES)).collect()
 }
 
-fn demand(fleet: &mut Fleet, agent: usize) {
+pub fn demand(fleet: &mut Fleet, agent: usize) {
     let samples = some_samples(fleet);
     let n_views = 1 + fleet.below(N_VIEWS) as u8;
     fleet.demand(agent, samples, n_views);
 }
 
-fn next_round(fleet: &mut Fleet, agent: usize) {
+pub fn next_round(fleet: &mut Fleet, agent: usize) {
     let round = Round(fleet.agents[agent].round.0 + 1);
     fleet.start_round(agent, round);
 }
@@ -68,13 +68,12 @@ fn some_fleet(seed: u64, delta: f32) -> Fleet {
     fleet
 }
 
-/// Faults for half a minute; then a last round of all, which is still subject to them.
 fn troubled_fleet(seed: u64) -> (Fleet, Faults) {
     troubled(some_fleet(seed, 0.0), 12)
 }
 
-/// So many things happen to the fleet.
-fn troubled(mut fleet: Fleet, n_disturbances: usize) -> (Fleet, Faults) {
+/// Faults for half a minute, so many of them; then a last round of all, which is still subject to them.
+pub fn troubled(mut fleet: Fleet, n_disturbances: usize) -> (Fleet, Faults) {
     let seed = fleet.seed;
     let faults = Faults {
         loss: if seed.is_multiple_of(3) { 0 } else { fleet.below(300) },
@@ -98,13 +97,13 @@ fn troubled(mut fleet: Fleet, n_disturbances: usize) -> (Fleet, Faults) {
 }
 
 /// Everybody has everything, and knows it.
-fn all_are_served(fleet: &Fleet) -> bool {
+pub fn all_are_served(fleet: &Fleet) -> bool {
     let mut agents = fleet.agents.iter().enumerate();
     agents.all(|(agent, student)| fleet.is_served(agent) && student.engine.n_missing() == 0)
 }
 
 /// Runs until everybody has everything, no longer than until `end`.
-fn run_until_served(fleet: &mut Fleet, end: Duration) {
+pub fn run_until_served(fleet: &mut Fleet, end: Duration) {
     while !all_are_served(fleet) {
         assert!(fleet.now < end, "seed {}: somebody lacks rows at {:?}", fleet.seed, fleet.now);
         fleet.run_until(fleet.now + millis(1000));
@@ -306,10 +305,11 @@ fn a_finished_agent_takes_back_what_it_asked_of_others() {
 
 #[test]
 fn no_room_for_a_row_is_said_once_and_not_asked_for_again() {
-    for max_rows in [0, 1, 17] {
+    // A block takes the rows of one teacher and one view: 40 of its 64 places.
+    let block_bytes = 64 * (8 + 2 * 4) + 160;
+    for max_blocks in [0, 1, 3] {
         let mut configs = vec![config(0), config(1), config(2)];
-        let row_bytes = 4 * 4 + 64;
-        configs[0].limits = Limits { max_target_bytes: max_rows * row_bytes, ..Limits::default() };
+        configs[0].limits = Limits { max_target_bytes: max_blocks * block_bytes, ..Limits::default() };
         let mut fleet = Fleet::new(7, configs);
         let all: BTreeSet<SampleId> = (0..N_SAMPLES).map(SampleId).collect();
         (0..3).for_each(|agent| fleet.demand(agent, all.clone(), 2));
@@ -320,7 +320,11 @@ fn no_room_for_a_row_is_said_once_and_not_asked_for_again() {
         }
         let student = &fleet.agents[0];
         let stats = student.engine.stats();
-        assert_eq!(stats.rows_applied, 2 * max_rows as u64, "the rows that found room, in both rounds");
+        assert_eq!(
+            stats.rows_applied,
+            2 * max_blocks as u64 * u64::from(N_SAMPLES),
+            "the rows that found room, in both rounds"
+        );
         assert!(stats.rows_over_bound > 0);
         assert_eq!(student.engine.n_missing(), 0);
         assert_eq!(stats.repairs_out, 0);

@@ -22,7 +22,8 @@ pub struct Victim {
 
 pub fn status(session: u64, round: u64) -> Status {
     let EngineConfig { data, classes, model, .. } = config(0);
-    Status { state: AgentState::Online, session, data, classes, model, round: Round(round) }
+    let round = Round(round);
+    Status { state: AgentState::Online, session, data, classes, model, round, accepts: None, sends: None }
 }
 
 pub fn chunk(session: u64, round: u64, ids: &[u32], logit: f32) -> TargetChunk {

@@ -23,7 +23,7 @@ const DEMAND: usize = 1;
 const REPAIR: usize = 2;
 const TARGETS: usize = 3;
 
-fn leaves() -> [Leaf; 4] {
+fn leaves() -> [Leaf; 5] {
     one_of_each().map(|(leaf, _)| leaf)
 }
 
@@ -49,14 +49,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_usize..4) {
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_usize..5) {
         let _ = decode(&leaves()[kind], &bytes);
     }
 
     /// Well-formed maps with the right keys and anything in them get further than random bytes do.
     #[test]
     fn any_values_under_the_right_keys_are_read_or_refused(
-        kind in 0_usize..15,
+        kind in 0_usize..16,
         changes in proptest::collection::vec((0_usize..13, any::<i64>(), 0_usize..8), 1..4),
     ) {
         let targets = forms_of_targets().into_iter().map(|message| (leaves()[TARGETS].clone(), message));

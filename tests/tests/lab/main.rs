@@ -23,6 +23,7 @@ mod refusals;
 mod repository;
 mod resume;
 mod runtimes;
+mod sharing;
 mod shipped;
 mod steps;
 mod stops;

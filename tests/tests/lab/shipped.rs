@@ -30,6 +30,7 @@ fn the_example_configuration_shows_every_key_with_its_default() {
     let (capacity, selection) = whole.replay.resolved(whole.strategy.strategy());
     whole.replay.capacity = Some(capacity);
     whole.replay.selection = Some(selection);
+    whole.proxy = Some(toml::from_str("source = \"x\"").unwrap());
     whole.exchange.tls = Some(TlsConfig { ca: path.clone(), cert: path.clone(), key: path });
     let shown = uncommented(&text).parse::<toml::Table>().unwrap();
     assert_eq!(keys(&shown), keys(&toml::Table::try_from(&whole).unwrap()));

@@ -74,11 +74,13 @@ impl Engine {
         self.learning.store.demand(Demand { data: self.config.data, n_views, samples: set });
         actions.push(self.publish_demand());
         self.learning.expect_all(now);
+        self.outgoing.expect(now, self.config.limits.repair_after);
     }
 
     /// Nothing is wanted any more, and what the broker keeps of it is taken back.
     pub(super) fn withdraw(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.learning.store.withdraw();
+        self.outgoing.forget();
         actions.push(self.publish_demand());
         let teachers: Vec<AgentId> = self.learning.asking.keys().cloned().collect();
         teachers.iter().for_each(|teacher| self.ask(teacher, now, actions));
@@ -102,7 +104,7 @@ impl Engine {
         // asked for again; one left over from an earlier run, or of an invented round, must not hold a place
         // that newer rows could then not take.
         match self.peers.get(teacher) {
-            Some(peer) if peer.fits && peer.session == chunk.session && peer.round >= chunk.round => {}
+            Some(peer) if peer.teaches && peer.session == chunk.session && peer.round >= chunk.round => {}
             _ => return self.stats.refuse("soft targets that no status announces"),
         }
         let counts = self.learning.store.apply(teacher, chunk);
@@ -118,6 +120,7 @@ impl Engine {
         self.stats.rows_unwanted += counts.unwanted;
         self.stats.rows_over_bound += counts.over_bound;
         if counts.applied + counts.renewed > 0 {
+            self.inputs_answered(chunk, now);
             self.learning.expect(teacher, now);
         }
     }
@@ -126,7 +129,7 @@ impl Engine {
     pub(super) fn missing(&self, teacher: &AgentId) -> BTreeMap<View, SampleSet> {
         match self.peers.get(teacher) {
             Some(peer)
-                if peer.fits
+                if peer.teaches
                     && peer.state != AgentState::Offline
                     && peer.round > Round(0)
                     && self.is_teacher(teacher) =>
@@ -146,7 +149,8 @@ impl Engine {
 
     /// Asks ever less often while that does not help; takes the question back when nothing is missing.
     fn ask(&mut self, teacher: &AgentId, now: Duration, actions: &mut Vec<Action>) {
-        let missing = self.missing(teacher);
+        // Who sends images asks by sending them again.
+        let missing = if self.config.sends.is_some() { BTreeMap::new() } else { self.missing(teacher) };
         let filter = self.targets_filter(teacher);
         let Some(asking) = self.learning.asking.get_mut(teacher) else { return };
         let message = if missing.is_empty() {

@@ -10,13 +10,14 @@ use crate::exchange::rows::Rows;
 use crate::exchange::sample_list::SampleList;
 use crate::exchange::topic::Leaf;
 use crate::exchange::wire::chunk_room;
-use crate::ids::{Round, SampleId, View};
+use crate::ids::{Digest, Round, SampleId, View};
 
 /// Longest time that a labelled row waits for others: well before a student asks for it.
 const HOLD_AT_MOST: Duration = Duration::from_secs(1);
 
-/// Rows of one view and one round that are labelled and not yet sent: less than a message, and one batch of labels.
+/// Rows of one view of some data and one round that are labelled and not yet sent: less than a message, and one batch of labels.
 struct Held {
+    data: Digest,
     view: View,
     round: Round,
     since: Duration,
@@ -48,6 +49,7 @@ impl Engine {
     /// Sends what this round's network says of some samples, now or, with what is labelled next, a little later.
     pub(super) fn labelled(
         &mut self,
+        data: Digest,
         view: View,
         ids: &[SampleId],
         logits: &[f32],
@@ -55,10 +57,16 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let n_classes = self.config.classes.len();
-        if self.sending.held.as_ref().is_some_and(|held| held.view != view || held.round != self.round) {
+        if self
+            .sending
+            .held
+            .as_ref()
+            .is_some_and(|held| (held.data, held.view, held.round) != (data, view, self.round))
+        {
             self.send_held(actions);
         }
         let held = self.sending.held.get_or_insert_with(|| Held {
+            data,
             view,
             round: self.round,
             since: now,
@@ -67,6 +75,8 @@ impl Engine {
             same: Vec::new(),
             base: Round(0),
         });
+        // Students send images as answers come: they are not kept waiting, and what they were told is not remembered.
+        let is_own = data == self.config.data;
         let mut n_unsound = 0;
         for (id, logits) in ids.iter().zip(logits.chunks_exact(n_classes)) {
             // One row that is not finite would have its whole chunk refused.
@@ -74,7 +84,11 @@ impl Engine {
                 n_unsound += 1;
                 continue;
             }
-            match self.sending.sent.say(view, *id, logits, self.round) {
+            let saying = match is_own {
+                true => self.sending.sent.say(view, *id, logits, self.round),
+                false => Saying::Full(logits),
+            };
+            match saying {
                 Saying::Full(logits) => {
                     held.ids.push(*id);
                     held.logits.extend_from_slice(logits);
@@ -93,7 +107,7 @@ impl Engine {
         self.stats.rows_not_remembered = self.sending.sent.n_over_bound;
         let row_bytes = self.config.encoding.row_bytes(n_classes);
         let is_full = held.ids.len() * row_bytes + held.same.len() / 8 >= chunk_room(self.config.chunk_bytes);
-        if is_full || self.teaching.is_done() {
+        if is_full || !is_own || self.teaching.is_done() {
             self.send_held(actions);
         }
     }
@@ -127,7 +141,7 @@ impl Engine {
             let logits: Vec<f32> = order[..n].iter().flat_map(|i| row(*i)).copied().collect();
             let chunk = TargetChunk {
                 session: self.config.session,
-                data: self.config.data,
+                data: held.data,
                 model: self.config.model,
                 round: held.round,
                 temperature: self.config.temperature,
@@ -140,7 +154,7 @@ impl Engine {
             (ids, order, same) = (&ids[n..], &order[n..], rest);
             self.stats.chunks_out += 1;
             self.stats.rows_same_out += said.len() as u64;
-            let topic = self.topic(Leaf::Targets { data: self.config.data.short() });
+            let topic = self.topic(Leaf::Targets { data: held.data.short() });
             actions.push(Action::Publish { topic, message: Message::Targets(chunk), retain: false });
         }
     }

@@ -24,10 +24,11 @@ const STATUS: &str = "dkt/1/the-end/somebody/status";
 type Row = (&'static str, &'static str, &'static str);
 const ALL: &str = "alice bob a/b";
 
-const TOPICS: [Row; 28] = [
+const TOPICS: [Row; 32] = [
     ("dkt/1/lab/alice/status", "alice", ALL),
     ("dkt/1/lab/alice/demand", "alice", ALL),
     ("dkt/1/lab/alice/targets/0123456789abcdef", "alice", ALL),
+    ("dkt/1/lab/alice/inputs/0123456789abcdef", "alice", ALL),
     ("dkt/1/lab/alice/repair/alice", "alice", "alice"),
     ("dkt/1/lab/alice/repair/bob", "alice", "bob"),
     ("dkt/1/lab/alice/repair/carol", "alice", ""),
@@ -35,16 +36,19 @@ const TOPICS: [Row; 28] = [
     ("dkt/1/lab/bob/status", "bob", ALL),
     ("dkt/1/lab/bob/demand", "bob", ALL),
     ("dkt/1/lab/bob/targets/0123456789abcdef", "bob", ALL),
+    ("dkt/1/lab/bob/inputs/0123456789abcdef", "bob", ALL),
     ("dkt/1/lab/bob/repair/alice", "bob", "alice"),
     ("dkt/1/lab/bob/repair/bob", "bob", "bob"),
     ("dkt/1/lab/bob/repair/carol", "bob", ""),
     ("dkt/1/lab/carol/status", "", ALL),
     ("dkt/1/lab/carol/targets/0123456789abcdef", "", ALL),
+    ("dkt/1/lab/carol/inputs/0123456789abcdef", "", ALL),
     ("dkt/1/lab/carol/repair/alice", "", "alice"),
     // Not of the protocol.
     ("dkt/1/lab/alice", "", ""),
     ("dkt/1/lab/alice/model", "", ""),
     ("dkt/1/lab/alice/targets", "", ""),
+    ("dkt/1/lab/alice/inputs", "", ""),
     ("dkt/1/lab/alice/status/more", "", ""),
     ("dkt/1/alice/status", "", ""),
     ("dkt/2/lab/alice/status", "", ""),
