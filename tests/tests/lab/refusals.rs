@@ -98,6 +98,12 @@ fn configurations_are_refused_with_the_file_and_the_key() {
         &format!("{name}[exchange]\nchunk_bytes = 9"),
         &["`exchange.chunk_bytes`", "between 1024", "found 9"],
     );
+    let exchange = |text| format!("{name}[exchange]\n{text}");
+    check(&exchange("encoding = { top_k = 0 }"), &["`exchange.encoding`", "top_k from 1 to 4096"]);
+    check(&exchange("encoding = \"f64\""), &["line 4", "unknown variant `f64`"]);
+    check(&exchange("delta = 1.5"), &["`exchange.delta`", "a share from 0 to 1", "found 1.5"]);
+    check(&exchange("delta = nan"), &["`exchange.delta`", "found NaN"]);
+    check(&exchange("views = 5"), &["`exchange.views`", "at most `data.views`", "found 5"]);
     check(
         &format!("{name}[train]\nprecision = \"f16\""),
         &["`train.precision` must be \"f32\" on the device cpu", "found \"f16\""],
