@@ -492,7 +492,7 @@ impl Fleet {
             mean.iter_mut().for_each(|sum| *sum /= teachers.len() as f32);
             let expected = wanted && !teachers.is_empty();
             // With a delta a row may be of one of the rounds in which it has hardly changed since.
-            let spread = if student.config.delta > 0.0 { ROUNDS_WITHIN_DELTA } else { 0.0 };
+            let spread = if student.config.delta > 0.0 { ROUNDS_WITHIN_DELTA + 1e-3 } else { 0.0 };
             let round = row[2];
             row[2] = mean[2];
             if found != expected || (found && (row != mean || !(mean[2] - spread..=mean[2]).contains(&round)))

@@ -123,10 +123,13 @@ impl Engine {
     pub(super) fn send_held(&mut self, actions: &mut Vec<Action>) {
         let Some(mut held) = self.sending.held.take() else { return };
         let (encoding, n_classes) = (self.config.encoding, self.config.classes.len());
+        // A list of samples is short where they ascend. One that was asked for again while it was held back is here
+        // twice, and its first row counts.
         held.same.sort_unstable();
-        // A list of samples is short where they ascend.
+        held.same.dedup();
         let mut order: Vec<usize> = (0..held.ids.len()).collect();
         order.sort_by_key(|i| held.ids[*i]);
+        order.dedup_by_key(|i| held.ids[*i]);
         let ids: Vec<SampleId> = order.iter().map(|i| held.ids[*i]).collect();
         let row = |i: usize| &held.logits[i * n_classes..(i + 1) * n_classes];
         let (mut ids, mut order, mut same) = (&ids[..], &order[..], &held.same[..]);

@@ -1,6 +1,10 @@
 //! Soft targets as CBOR: rows of logits as typed arrays (RFC 8746).
 
+use std::marker::PhantomData;
+
 use half::f16;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_cbor::tags::Tagged;
 
@@ -42,7 +46,7 @@ pub(super) struct TargetsWire<'a> {
     offset: Option<Typed<'a>>,
     #[serde(borrow, default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     rest: Option<Typed<'a>>,
-    #[serde(borrow, default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "given_map", skip_serializing_if = "Option::is_none")]
     same: Option<SameWire<'a>>,
 }
 
@@ -56,6 +60,25 @@ struct SameWire<'a> {
 /// A field that may be left out, but is not null.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// The same of a map: serde would also read its values without their names, one after another, as one.
+fn given_map<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    struct MapVisitor<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(MapVisitor(PhantomData)).map(Some)
 }
 
 pub(super) fn encode(m: &TargetChunk) -> Vec<u8> {
