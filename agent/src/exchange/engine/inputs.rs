@@ -28,6 +28,7 @@ pub(super) struct Outgoing {
     in_flight: BTreeSet<(View, SampleId)>,
     /// When to look what is lacking; `None` while nothing new is expected.
     look_at: Option<Duration>,
+    /// When something was lacking last.
     looked: Option<Duration>,
     /// Something has happened since the last look that made more lacking: answers do not put off the next.
     has_news: bool,
@@ -261,7 +262,10 @@ impl Engine {
             actions.push(Action::Subscribe(filters));
         }
         let outgoing = &mut self.outgoing;
-        (outgoing.looked, outgoing.has_news) = (Some(now), false);
+        outgoing.has_news = false;
+        if !teachers.is_empty() {
+            outgoing.looked = Some(now);
+        }
         outgoing.look_at = (!teachers.is_empty()).then_some(now + outgoing.wait);
         outgoing.wait = (outgoing.wait * 2).min(self.config.limits.repair_at_most);
         (outgoing.teachers, outgoing.lacking) = (teachers, lacking);
