@@ -1,5 +1,5 @@
-//! Over mosquitto, with the shipped configuration for one machine: agents among themselves, and beside a peer that
-//! is no agent.
+//! Over mosquitto, with the shipped configuration for one machine: agents beside a peer that is no agent. What holds
+//! at other brokers, too, is in `brokers`.
 
 use std::collections::BTreeSet;
 
@@ -18,21 +18,6 @@ use crate::{exchange, start};
 const CLASSES: usize = 10;
 /// Carol's only run.
 const SESSION: u64 = 7;
-
-#[test]
-fn two_agents_teach_each_other_over_mosquitto() {
-    exchange::check(&Mosquitto::dev().url(), |_| None);
-}
-
-#[test]
-fn an_agent_that_died_comes_back_over_mosquitto() {
-    exchange::check_return(&Mosquitto::dev().url());
-}
-
-#[test]
-fn an_agent_that_has_died_is_not_waited_for_over_mosquitto() {
-    exchange::check_death(&Mosquitto::dev().url());
-}
 
 #[test]
 fn agents_say_nothing_that_is_not_in_the_protocol_and_then_goodbye() {

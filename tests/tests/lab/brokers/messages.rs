@@ -1,0 +1,236 @@
+//! What a broker promises to clients, one function each. It comes back with what the broker does.
+
+use dkt_agent::exchange::wire::MAX_MESSAGE_BYTES;
+use dkt_tests::brokers::Broker;
+use dkt_tests::peer::{Delivered, Peer};
+
+use super::{HOLDS, Row};
+
+/// Chunks of soft targets, unless configured otherwise.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks that wait for somebody who does not read for a while.
+const BURST: usize = 100;
+/// Longer than any packet of the protocol, with its topic and header.
+const TOO_LONG_BYTES: usize = MAX_MESSAGE_BYTES + 64 * 1024;
+
+const LOST: &str = "lost";
+
+pub const RETAINED_BY_WILDCARD: &str = "…, also to who subscribes with `+` in the place of the name";
+pub const BY_WHOLE_TOPIC: &str = "retained messages are found by their whole topic only";
+pub const LONGER_PACKET: &str = "a packet longer than the protocol's longest reaches nobody";
+pub const PASSED_ON: &str = "is passed on";
+
+type Check = fn(&Fleet) -> &'static str;
+
+pub const PROMISES: [(&str, Check); 14] = [
+    ("the last retained message reaches who subscribes later", retained),
+    (RETAINED_BY_WILDCARD, retained_by_wildcard),
+    ("an empty message takes a retained one back, and is heard", taken_back),
+    ("messages of 64 KiB arrive", |fleet| arrives(fleet, CHUNK_BYTES)),
+    ("the protocol's longest messages, 1 MiB, arrive", |fleet| arrives(fleet, MAX_MESSAGE_BYTES)),
+    ("a retained message of 1 MiB reaches who subscribes later", long_retained),
+    (LONGER_PACKET, longer_packet),
+    ("QoS 1 is granted, and kept on delivery", at_least_once),
+    ("100 chunks of 64 KiB wait for a slow reader, and arrive once and in order", burst),
+    ("`+` in the middle of a filter stands for any name, and for no more", wildcards),
+    ("a message that nobody reads is acknowledged", unread),
+    ("the last will of a connection that breaks is said, and retained", will),
+    ("who says goodbye has no last will", no_will),
+    ("a second connection of a client id ends the first", take_over),
+];
+
+/// Asks for everything; the differences from what is expected, all of them, fail the test.
+pub fn check(row: &Row) {
+    let broker = row.start();
+    let mut wrong = Vec::new();
+    for (index, (promise, check)) in PROMISES.iter().enumerate() {
+        let does = check(&Fleet { broker: &broker, name: format!("fleet-{index}") });
+        let expected = row.expected(promise);
+        if does != expected {
+            wrong.push(format!("{promise}: expected `{expected}`, found `{does}`"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}: {wrong:#?}", row.name);
+}
+
+/// Topics and clients of one promise's own.
+struct Fleet<'a> {
+    broker: &'a Broker,
+    name: String,
+}
+
+impl Fleet<'_> {
+    fn topic(&self, rest: &str) -> String {
+        format!("dkt/1/{}/{rest}", self.name)
+    }
+
+    /// A client whose id is of this fleet, too.
+    fn client(&self, name: &str) -> Peer {
+        Peer::connect(self.broker.port, &format!("{}-{name}", self.name), None).unwrap()
+    }
+
+    fn publish(&self, rest: &str, payload: &[u8], retain: bool) {
+        self.client("publisher").publish(&self.topic(rest), payload, retain);
+    }
+
+    /// Somebody who has subscribed to that, and to their own last word.
+    fn listener(&self, name: &str, filter: &str) -> Peer {
+        let mut listener = self.client(name);
+        assert!(listener.subscribe(&self.topic("the/end")) && listener.subscribe(&self.topic(filter)));
+        listener
+    }
+
+    /// What a listener is given until their last word comes back.
+    fn given(&self, listener: &mut Peer) -> Vec<Delivered> {
+        let end = self.topic("the/end");
+        listener.publish(&end, b"", false);
+        listener.delivered_before(&end)
+    }
+
+    /// Payloads that reach somebody who subscribes now.
+    fn late(&self, filter: &str) -> Vec<Vec<u8>> {
+        let given = self.given(&mut self.listener("late", filter));
+        given.into_iter().map(|delivered| delivered.payload).collect()
+    }
+}
+
+fn holds_if(holds: bool, otherwise: &'static str) -> &'static str {
+    if holds { HOLDS } else { otherwise }
+}
+
+fn retained(fleet: &Fleet) -> &'static str {
+    for payload in [b"first", b"other"] {
+        fleet.publish("alice/status", payload, true);
+    }
+    holds_if(fleet.late("alice/status") == [b"other"], LOST)
+}
+
+fn retained_by_wildcard(fleet: &Fleet) -> &'static str {
+    fleet.publish("alice/status", b"here", true);
+    fleet.publish("bob/status", b"here", true);
+    fleet.publish("alice/demand", b"not asked for", true);
+    let by_topic = fleet.late("alice/status") == [b"here"];
+    match (fleet.late("+/status").as_slice(), by_topic) {
+        ([alice, bob], _) if alice == b"here" && bob == b"here" => HOLDS,
+        ([], true) => BY_WHOLE_TOPIC,
+        _ => LOST,
+    }
+}
+
+fn taken_back(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "alice/demand");
+    for payload in [b"".as_slice(), b"wish", b""] {
+        fleet.publish("alice/demand", payload, true);
+    }
+    let heard: Vec<Vec<u8>> = fleet.given(&mut listener).into_iter().map(|d| d.payload).collect();
+    if heard != [b"".as_slice(), b"wish", b""] {
+        return "is not heard";
+    }
+    holds_if(fleet.late("alice/demand").is_empty(), "stays")
+}
+
+fn arrives(fleet: &Fleet, n_bytes: usize) -> &'static str {
+    let mut listener = fleet.listener("listener", "+/targets/0123456789abcdef");
+    // Bytes that differ, so that one that is missing is seen.
+    let payload: Vec<u8> = (0..n_bytes).map(|i| (i % 251) as u8).collect();
+    fleet.publish("alice/targets/0123456789abcdef", &payload, false);
+    let given = fleet.given(&mut listener);
+    holds_if(given.len() == 1 && given[0].payload == payload, LOST)
+}
+
+fn long_retained(fleet: &Fleet) -> &'static str {
+    let payload = vec![7; MAX_MESSAGE_BYTES];
+    fleet.publish("alice/status", &payload, true);
+    holds_if(fleet.late("alice/status") == [payload], LOST)
+}
+
+fn longer_packet(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "+/targets/0123456789abcdef");
+    let topic = fleet.topic("alice/targets/0123456789abcdef");
+    fleet.client("publisher").offer(&topic, &vec![7; TOO_LONG_BYTES]);
+    holds_if(fleet.given(&mut listener).is_empty(), PASSED_ON)
+}
+
+fn at_least_once(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "alice/status");
+    fleet.publish("alice/status", b"here", true);
+    let live = fleet.given(&mut listener);
+    let late = fleet.given(&mut fleet.listener("late", "alice/status"));
+    let delivered = [live, late].concat();
+    let is_kept = delivered.len() == 2 && delivered.iter().all(|d| d.qos as u8 == 1);
+    holds_if(is_kept, "messages are delivered with QoS 0")
+}
+
+fn burst(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "alice/targets/+");
+    let topic = fleet.topic("alice/targets/0123456789abcdef");
+    let mut alice = fleet.client("publisher");
+    for index in 0..BURST {
+        alice.publish(&topic, &vec![index as u8; CHUNK_BYTES], false);
+    }
+    let given = fleet.given(&mut listener);
+    if given.len() < BURST {
+        return LOST;
+    }
+    holds_if(given.iter().map(|d| usize::from(d.payload[0])).eq(0..BURST), "twice or in another order")
+}
+
+fn wildcards(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "+/repair/bob");
+    assert!(listener.subscribe(&fleet.topic("+/status")));
+    let expected = ["alice/repair/bob", "carol/repair/bob", "alice/status"].map(|rest| fleet.topic(rest));
+    for topic in &expected {
+        fleet.client("publisher").publish(topic, b"for bob", false);
+    }
+    let others = ["alice/repair/carol", "alice/status/more", "alice", "status", "a/b/status"];
+    for rest in others {
+        fleet.publish(rest, b"not for bob", false);
+    }
+    fleet.client("publisher").publish("dkt/1/another/alice/status", b"not for bob", false);
+    let given: Vec<String> = fleet.given(&mut listener).into_iter().map(|d| d.topic).collect();
+    holds_if(given == expected, "matches other topics")
+}
+
+fn unread(fleet: &Fleet) -> &'static str {
+    let topic = fleet.topic("alice/targets/0123456789abcdef");
+    let answer = fleet.client("publisher").try_publish(&topic, b"to nobody", false);
+    holds_if(answer.is_ok(), "ends the connection")
+}
+
+/// Somebody with a last will under their status.
+fn mortal(fleet: &Fleet) -> Peer {
+    let topic = fleet.topic("alice/status");
+    let id = format!("{}-alice", fleet.name);
+    let mut alice =
+        Peer::connect_with_will(fleet.broker.port, &id, None, Some((&topic, "gone"))).unwrap();
+    alice.publish(&topic, b"here", true);
+    alice
+}
+
+fn will(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "+/status");
+    drop(mortal(fleet));
+    for expected in [b"here", b"gone"] {
+        assert_eq!(listener.next("Alice's status, then her will").payload, expected);
+    }
+    holds_if(fleet.late("alice/status") == [b"gone"], "is not retained")
+}
+
+fn no_will(fleet: &Fleet) -> &'static str {
+    let mut listener = fleet.listener("listener", "alice/status");
+    mortal(fleet).say_goodbye();
+    let given = fleet.given(&mut listener);
+    let is_silent = given.len() == 1 && fleet.late("alice/status") == [b"here"];
+    holds_if(is_silent, "is said all the same")
+}
+
+fn take_over(fleet: &Fleet) -> &'static str {
+    let first = fleet.client("alice");
+    let mut second = fleet.client("alice");
+    first.wait_for_the_end();
+    // She can be heard.
+    let topic = fleet.topic("alice/status");
+    assert!(second.subscribe(&topic));
+    second.publish(&topic, b"here", false);
+    holds_if(second.next("her own words").payload == b"here", LOST)
+}
