@@ -20,8 +20,9 @@ build: runtime ## Build target/release/dkt, with ONNX Runtime beside it
 test: runtime mosquitto python ## Run every test: units, and whole agents over a real mosquitto
 	$(CARGO) test --workspace --locked
 
+# The whole workspace, as in `test`: for one package cargo would choose other features and build the agent again.
 test-brokers: runtime brokers ## Run the tests of the exchange over NATS and RabbitMQ, too
-	$(CARGO) test --locked -p dkt-tests --features other-brokers --test lab brokers::
+	$(CARGO) test --workspace --locked --features dkt-tests/other-brokers --test lab brokers::
 
 check: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check

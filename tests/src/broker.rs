@@ -230,6 +230,8 @@ pub(crate) fn find(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from));
     folders.map(|folder| folder.join(program)).find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("these tests need `{program}`; `make brokers` installs all of them, or your package manager does")
+        panic!(
+            "these tests need `{program}`; `make brokers` installs all of them, or your package manager does"
+        )
     })
 }

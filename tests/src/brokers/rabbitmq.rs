@@ -35,10 +35,7 @@ pub fn rabbitmq(folder: &Path, port: u16) -> Vec<Program> {
         ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
         ("ERL_EPMD_PORT", mapper_port.to_string().into()),
         ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
-        (
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-            "-kernel inet_dist_use_interface {127,0,0,1}".into(),
-        ),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}".into()),
         // Nothing of the machine's own broker.
         ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
         ("RABBITMQ_CONFIG_FILE", text("rabbitmq.conf")),

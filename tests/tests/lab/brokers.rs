@@ -42,11 +42,8 @@ pub const EMBEDDED: Row = Row {
     differs: &[],
 };
 
-pub const NATS: Row = Row {
-    name: "NATS",
-    prepare: brokers::nats,
-    differs: &[(messages::LONGER_PACKET, messages::PASSED_ON)],
-};
+pub const NATS: Row =
+    Row { name: "NATS", prepare: brokers::nats, differs: &[(messages::LONGER_PACKET, messages::PASSED_ON)] };
 
 pub const RABBITMQ: Row = Row {
     name: "RabbitMQ",

@@ -201,8 +201,7 @@ fn unread(fleet: &Fleet) -> &'static str {
 fn mortal(fleet: &Fleet) -> Peer {
     let topic = fleet.topic("alice/status");
     let id = format!("{}-alice", fleet.name);
-    let mut alice =
-        Peer::connect_with_will(fleet.broker.port, &id, None, Some((&topic, "gone"))).unwrap();
+    let mut alice = Peer::connect_with_will(fleet.broker.port, &id, None, Some((&topic, "gone"))).unwrap();
     alice.publish(&topic, b"here", true);
     alice
 }
