@@ -8,7 +8,7 @@ DKT := target/release/dkt
 .PHONY: help demo build test test-brokers check bench bench-torch runtime mosquitto brokers python clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: build ## Run two agents on handwritten digits, with the exchange and without; results in runs/demo
 	$(CARGO) run --release --locked --quiet -p dkt-agent -- testbed agent/examples/digits-lab.toml --out runs/demo

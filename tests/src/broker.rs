@@ -208,15 +208,25 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
 }
 
-/// Waits until the broker accepts connections.
+/// Waits until somebody listens on that port.
 ///
 /// # Panics
-/// If it ends before, or does not in time.
+/// If the process ends before, or nobody does in time.
 pub(crate) fn wait_until_listening(process: &mut Process, port: u16) {
+    wait_until(process, &format!("somebody to listen on port {port}"), || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+}
+
+/// Waits until the broker of that process is `ready`.
+///
+/// # Panics
+/// If it ends before, or is not in time.
+pub(crate) fn wait_until(process: &mut Process, what: &str, mut ready: impl FnMut() -> bool) {
     let deadline = Deadline::default();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+    while !ready() {
         let in_vain = process.has_ended() || deadline.is_over();
-        assert!(!in_vain, "waited for a broker to listen on port {port}");
+        assert!(!in_vain, "waited for {what}");
         // Something in its log is a reason to look again at once.
         let _ = process.stderr.next(Deadline::after(NEXT_LOOK));
     }

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 pub use self::nats::nats;
 pub use self::rabbitmq::rabbitmq;
-use crate::broker::{find, free_port, wait_until_listening};
+use crate::broker::{find, free_port, wait_until, wait_until_listening};
+use crate::peer::Peer;
 use crate::process::Process;
 use crate::repository;
 
@@ -47,7 +48,7 @@ impl Broker {
         }
     }
 
-    /// Starts it on the same port, with what it has written into its folder, and waits until it accepts connections.
+    /// Starts it on the same port, with what it has written into its folder, and waits until it lets clients in.
     ///
     /// # Panics
     /// If it does not.
@@ -58,6 +59,11 @@ impl Broker {
             wait_until_listening(&mut process, port);
             self.processes.push(process);
         }
+        // A port may be open before the broker behind it is ready.
+        let last = self.processes.last_mut().expect("a broker has a program");
+        wait_until(last, "the broker to let somebody in", || {
+            Peer::connect(self.port, "somebody", None).is_ok()
+        });
     }
 
     /// As [`Broker::restart`], with an empty folder: whatever it knew is forgotten.
