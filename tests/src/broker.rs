@@ -19,6 +19,8 @@ use crate::repository;
 const INSTALLED: &str = "/etc/dkt/broker";
 /// Longest wait for a line of the broker's log before the port is tried again.
 const NEXT_LOOK: Duration = Duration::from_millis(20);
+/// Longest wait for a broker to start: RabbitMQ alone takes five seconds of a processor, and tests share a machine.
+const START: Duration = Duration::from_secs(180);
 
 /// A port that nobody listens on.
 ///
@@ -223,7 +225,7 @@ pub(crate) fn wait_until_listening(process: &mut Process, port: u16) {
 /// # Panics
 /// If it ends before, or is not in time.
 pub(crate) fn wait_until(process: &mut Process, what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = Deadline::default();
+    let deadline = Deadline::after(START);
     while !ready() {
         let in_vain = process.has_ended() || deadline.is_over();
         assert!(!in_vain, "waited for {what}");
