@@ -21,8 +21,8 @@ test: runtime mosquitto python ## Run every test: units, and whole agents over a
 	$(CARGO) test --workspace --locked
 
 # The whole workspace, as in `test`: for one package cargo would choose other features and build the agent again.
-test-brokers: runtime brokers ## Run the tests of the exchange over NATS and RabbitMQ, too
-	$(CARGO) test --workspace --locked --features dkt-tests/other-brokers --test lab brokers::
+test-brokers: runtime brokers ## Run the tests of the exchange over NATS and RabbitMQ
+	$(CARGO) test --workspace --locked --features dkt-tests/other-brokers --test lab -- brokers::nats brokers::rabbitmq
 
 check: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check
