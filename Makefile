@@ -5,10 +5,10 @@ RUNTIME_DIR := .runtime
 DKT := target/release/dkt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check bench bench-torch runtime mosquitto python clean
+.PHONY: help demo build test test-brokers check bench bench-torch runtime mosquitto brokers python clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: build ## Run two agents on handwritten digits, with the exchange and without; results in runs/demo
 	$(CARGO) run --release --locked --quiet -p dkt-agent -- testbed agent/examples/digits-lab.toml --out runs/demo
@@ -19,6 +19,10 @@ build: runtime ## Build target/release/dkt, with ONNX Runtime beside it
 
 test: runtime mosquitto python ## Run every test: units, and whole agents over a real mosquitto
 	$(CARGO) test --workspace --locked
+
+# The whole workspace, as in `test`: for one package cargo would choose other features and build the agent again.
+test-brokers: runtime brokers ## Run the tests of the exchange over NATS and RabbitMQ
+	$(CARGO) test --workspace --locked --features dkt-tests/other-brokers --test lab -- brokers::nats brokers::rabbitmq
 
 check: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check
@@ -40,7 +44,10 @@ python: ## Bring the Python packages that tests run
 	@tests/ensure-python.sh
 
 mosquitto: ## Install mosquitto if it is missing
-	@tests/ensure-mosquitto.sh
+	@tests/ensure-programs.sh mosquitto openssl
+
+brokers: mosquitto ## Install the other brokers that the exchange is tested with, if they are missing
+	@tests/ensure-programs.sh nats-server rabbitmq-server
 
 clean: ## Remove what was built; results in runs/ stay
 	$(CARGO) clean

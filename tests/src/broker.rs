@@ -19,6 +19,8 @@ use crate::repository;
 const INSTALLED: &str = "/etc/dkt/broker";
 /// Longest wait for a line of the broker's log before the port is tried again.
 const NEXT_LOOK: Duration = Duration::from_millis(20);
+/// Longest wait for a broker to start: RabbitMQ alone takes five seconds of a processor, and tests share a machine.
+const START: Duration = Duration::from_secs(180);
 
 /// A port that nobody listens on.
 ///
@@ -158,19 +160,12 @@ impl Mosquitto {
     /// # Panics
     /// If it does not.
     pub fn restart(&mut self) {
-        let mut command = Command::new(find_mosquitto());
+        let mut command = Command::new(find("mosquitto"));
         command.arg("-c").arg(&self.config);
         if self.certificates.is_none() {
             command.arg("-p").arg(self.port.to_string());
         }
-        let process = self.process.insert(Process::start(command));
-        let deadline = Deadline::default();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            let in_vain = process.has_ended() || deadline.is_over();
-            assert!(!in_vain, "waited for mosquitto to listen on port {}", self.port);
-            // Something in its log is a reason to look again at once.
-            let _ = process.stderr.next(Deadline::after(NEXT_LOOK));
-        }
+        wait_until_listening(self.process.insert(Process::start(command)), self.port);
     }
 
     /// Where agents reach it.
@@ -194,7 +189,7 @@ impl Mosquitto {
 }
 
 /// `text` with `from` replaced, which must be there: a configuration that has changed must not slip through.
-fn replaced(text: &str, from: &str, to: &str) -> String {
+pub(crate) fn replaced(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "the shipped configuration no longer has `{}`", from.trim());
     text.replace(from, to)
 }
@@ -215,11 +210,40 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
 }
 
-/// On the `PATH`, or where Debian puts brokers.
-fn find_mosquitto() -> PathBuf {
+/// Waits until somebody listens on that port.
+///
+/// # Panics
+/// If the process ends before, or nobody does in time.
+pub(crate) fn wait_until_listening(process: &mut Process, port: u16) {
+    wait_until(process, &format!("somebody to listen on port {port}"), || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+}
+
+/// Waits until the broker of that process is `ready`.
+///
+/// # Panics
+/// If it ends before, or is not in time.
+pub(crate) fn wait_until(process: &mut Process, what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = Deadline::after(START);
+    while !ready() {
+        let in_vain = process.has_ended() || deadline.is_over();
+        assert!(!in_vain, "waited for {what}");
+        // Something in its log is a reason to look again at once.
+        let _ = process.stderr.next(Deadline::after(NEXT_LOOK));
+    }
+}
+
+/// A program on the `PATH`, or where Debian puts brokers.
+///
+/// # Panics
+/// If it is not installed.
+pub(crate) fn find(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join("mosquitto")).find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("these tests need the MQTT broker mosquitto; `make mosquitto` installs it, or your package manager")
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file()).unwrap_or_else(|| {
+        panic!(
+            "these tests need `{program}`; `make brokers` installs all of them, or your package manager does"
+        )
     })
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// For one event. Far above what any takes alone, because tests share a machine.
-const LONGEST: Duration = Duration::from_secs(60);
+/// For one event. Far above what any takes alone, because tests share a machine; and well above the minute after which
+/// an agent says again what a broker may not have passed on.
+const LONGEST: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);

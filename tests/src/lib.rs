@@ -4,6 +4,7 @@
 //! instead. Children end when their owner is dropped, and tell what they said when a test fails.
 
 pub mod broker;
+pub mod brokers;
 pub mod certs;
 pub mod config;
 pub mod deadline;

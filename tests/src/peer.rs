@@ -24,6 +24,7 @@ const MAX_PACKET_BYTES: usize = 2 * 1024 * 1024;
 pub struct Delivered {
     pub topic: String,
     pub payload: Vec<u8>,
+    pub qos: QoS,
 }
 
 pub struct Peer {
@@ -120,9 +121,51 @@ impl Peer {
     /// # Panics
     /// If the connection breaks.
     pub fn publish(&mut self, topic: &str, payload: &[u8], retain: bool) {
+        self.try_publish(topic, payload, retain).expect("the connection holds");
+    }
+
+    /// As [`Peer::publish`].
+    ///
+    /// # Errors
+    /// [`ConnectionError`] if the broker ends the connection instead.
+    pub fn try_publish(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        retain: bool,
+    ) -> Result<(), Box<ConnectionError>> {
         self.client.publish(topic, QoS::AtLeastOnce, retain, payload).expect("the client takes requests");
         self.wait_for("an acknowledgement", |packet| matches!(packet, Packet::PubAck(_)).then_some(()))
-            .expect("the connection holds");
+    }
+
+    /// Publishes, and waits until the broker is done with it, whatever that means: until it answers one more request
+    /// or ends the connection.
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub fn offer(&mut self, topic: &str, payload: &[u8]) {
+        self.client.publish(topic, QoS::AtLeastOnce, false, payload).expect("the client takes requests");
+        self.client.subscribe("nothing/is/here", QoS::AtLeastOnce).expect("the client takes requests");
+        // An error is the other answer.
+        let _ = self.wait_for("an answer", |packet| matches!(packet, Packet::SubAck(_)).then_some(()));
+    }
+
+    /// Waits until the broker ends the connection.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_for_the_end(mut self) {
+        let deadline = Deadline::default();
+        while self.poll("the end of its connection", deadline).is_ok() {}
+    }
+
+    /// Disconnects, upon which no last will is said.
+    ///
+    /// # Panics
+    /// If the broker does not close the connection.
+    pub fn say_goodbye(self) {
+        self.client.disconnect().expect("the client takes requests");
+        self.wait_for_the_end();
     }
 
     /// Waits for the next message.
@@ -171,7 +214,8 @@ impl Peer {
         let Event::Incoming(packet) = event else { return Ok(None) };
         if let Packet::Publish(publish) = &packet {
             let payload = publish.payload.to_vec();
-            self.delivered.push_back(Delivered { topic: publish.topic.clone(), payload });
+            let topic = publish.topic.clone();
+            self.delivered.push_back(Delivered { topic, payload, qos: publish.qos });
         }
         Ok(Some(packet))
     }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tracing::warn;
 
-use super::connection::ExchangeError;
-use super::wire::MAX_MESSAGE_BYTES;
+use super::connection::{ExchangeError, MAX_PACKET_BYTES};
 
 /// Longest wait for the listener.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +64,8 @@ impl EmbeddedBroker {
 fn config(listen: SocketAddr) -> Config {
     let connections = ConnectionSettings {
         connection_timeout_ms: 5000,
-        max_payload_size: MAX_MESSAGE_BYTES,
+        // rumqttd counts the topic and the header, too.
+        max_payload_size: MAX_PACKET_BYTES,
         max_inflight_count: MAX_INFLIGHT,
         auth: None,
         external_auth: None,

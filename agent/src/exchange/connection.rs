@@ -32,7 +32,7 @@ const INBOX_MESSAGES: usize = 4096;
 /// Publications and subscriptions that wait for the network.
 const OUTBOX_MESSAGES: usize = 1024;
 /// Packets above this end a connection; messages of our own are smaller (`wire::MAX_MESSAGE_BYTES`).
-const MAX_PACKET_BYTES: usize = wire::MAX_MESSAGE_BYTES + 4096;
+pub(super) const MAX_PACKET_BYTES: usize = wire::MAX_MESSAGE_BYTES + 4096;
 /// MQTT 3.1.1, section 3.1.3.3: its length is a 16-bit number.
 const MAX_WILL_BYTES: usize = u16::MAX as usize;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -20,18 +20,6 @@ fn two_agents_teach_each_other_in_a_lab_with_certificates() {
     exchange::check(&broker.url(), |name| Some(broker.certificates().of(name)));
 }
 
-#[test]
-fn two_agents_at_two_sites_teach_each_other_over_a_bridge() {
-    let hub = Mosquitto::lab(&["alice", "bob"]);
-    let site = Mosquitto::bridged(&["carol", "dave"], &hub);
-    let folder = tempfile::tempdir().unwrap();
-    let agents = [("alice", &hub), ("carol", &site)].map(|(name, broker)| {
-        let tls = Some(broker.certificates().of(name));
-        start(&config::exchanging(folder.path(), name, &broker.url(), tls))
-    });
-    agents.map(Agent::end).iter().for_each(exchange::learned_from_its_peer);
-}
-
 /// Alice, with those certificates, is not let in: one clear line, in the time that she allows.
 fn is_refused(folder: &Path, broker: &str, tls: Option<TlsConfig>) {
     let mut config = config::exchanging(folder, "alice", broker, tls);

@@ -1,40 +1,18 @@
-//! Over the broker that the program brings along.
+//! The broker that the program brings along, as a program. As a broker it is tested in `brokers`.
 
 use dkt_tests::deadline::Deadline;
+use dkt_tests::peer::Peer;
 use dkt_tests::process::Process;
 
-use crate::{dkt, exchange};
+use crate::dkt;
 
-/// A broker on a free port, and its URL.
-fn broker() -> (Process, String) {
-    let broker = Process::start(dkt(["broker", "--listen", "127.0.0.1:0"]));
+#[test]
+fn the_embedded_broker_says_where_it_listens_and_ends_when_asked_to() {
+    let mut broker = Process::start(dkt(["broker", "--listen", "127.0.0.1:0"]));
     let line = broker.stdout.next(Deadline::default()).unwrap().expect("the broker says where it listens");
-    let url = line.split_whitespace().find(|word| word.starts_with("mqtt://")).expect("it names its URL");
-    let url = url.trim_end_matches(';').to_owned();
-    (broker, url)
-}
-
-#[test]
-fn two_agents_teach_each_other_over_the_embedded_broker() {
-    let (_broker, url) = broker();
-    exchange::check(&url, |_| None);
-}
-
-#[test]
-fn an_agent_that_died_comes_back_over_the_embedded_broker() {
-    let (_broker, url) = broker();
-    exchange::check_return(&url);
-}
-
-#[test]
-fn an_agent_that_has_died_is_not_waited_for_over_the_embedded_broker() {
-    let (_broker, url) = broker();
-    exchange::check_death(&url);
-}
-
-#[test]
-fn the_embedded_broker_ends_when_asked_to() {
-    let (mut broker, _) = broker();
+    let url = line.split_whitespace().find_map(|word| word.strip_prefix("mqtt://127.0.0.1:"));
+    let port = url.expect("it names its URL").trim_end_matches(';').parse().unwrap();
+    drop(Peer::connect(port, "somebody", None).unwrap());
     broker.terminate();
     assert_eq!(broker.wait().code(), Some(0), "{}", broker.stderr.text());
 }

@@ -4,6 +4,8 @@
 
 mod access;
 mod analysis;
+mod bridge;
+mod brokers;
 mod churn;
 mod commands;
 mod data;

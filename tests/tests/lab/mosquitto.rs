@@ -1,5 +1,5 @@
-//! Over mosquitto, with the shipped configuration for one machine: agents among themselves, and beside a peer that
-//! is no agent.
+//! Over mosquitto, with the shipped configuration for one machine: agents beside a peer that is no agent. What holds
+//! at other brokers, too, is in `brokers`.
 
 use std::collections::BTreeSet;
 
@@ -20,21 +20,6 @@ use crate::{exchange, start};
 const CLASSES: usize = 10;
 /// Carol's only run.
 const SESSION: u64 = 7;
-
-#[test]
-fn two_agents_teach_each_other_over_mosquitto() {
-    exchange::check(&Mosquitto::dev().url(), |_| None);
-}
-
-#[test]
-fn an_agent_that_died_comes_back_over_mosquitto() {
-    exchange::check_return(&Mosquitto::dev().url());
-}
-
-#[test]
-fn an_agent_that_has_died_is_not_waited_for_over_mosquitto() {
-    exchange::check_death(&Mosquitto::dev().url());
-}
 
 /// Each in its own form, which the other reads; bob leaves out what has hardly changed.
 #[test]

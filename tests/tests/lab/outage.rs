@@ -1,44 +1,11 @@
-//! A broker that dies and comes back.
+//! A broker that is not there. One that dies and comes back is in `brokers`.
 
-use std::path::Path;
-
-use dkt_agent::config::AgentConfig;
 use dkt_agent::telemetry::event::Event;
 use dkt_tests::broker::{Mosquitto, free_port};
 use dkt_tests::config;
 use dkt_tests::process::Agent;
 
-use crate::{exchange, start};
-
-/// Alice and Bob at `broker`.
-fn two_agents(folder: &Path, broker: &Mosquitto, change: impl Fn(&mut AgentConfig)) -> [Agent; 2] {
-    ["alice", "bob"].map(|name| {
-        let mut config = config::exchanging(folder, name, &broker.url(), None);
-        change(&mut config);
-        start(&config)
-    })
-}
-
-#[test]
-fn soft_targets_are_exchanged_again_after_the_broker_has_died_and_come_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut broker = Mosquitto::dev();
-    // They train until they are asked to stop: how long a reconnection takes is drawn by lot.
-    let mut agents = two_agents(folder.path(), &broker, |config| config.train.epochs = 100_000);
-    agents.iter_mut().for_each(|agent| exchange::taught(agent, 0));
-    broker.kill();
-    agents.iter().for_each(|agent| agent.said("connection lost; trying again"));
-    broker.restart();
-    for agent in &mut agents {
-        let before = agent.wait_from_now("what it has received so far", exchange::targets_in);
-        exchange::taught(agent, before);
-    }
-    agents.iter().for_each(Agent::terminate);
-    for ended in agents.map(Agent::end) {
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        assert!(ended.teacher_shares().iter().any(|share| *share > 0.0), "{} was never taught", ended.name);
-    }
-}
+use crate::start;
 
 #[test]
 fn an_agent_that_waits_for_its_broker_ends_when_asked_to() {
@@ -58,7 +25,11 @@ fn an_agent_that_waits_for_its_broker_ends_when_asked_to() {
 fn agents_finish_without_a_broker_that_does_not_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut broker = Mosquitto::dev();
-    let mut agents = two_agents(folder.path(), &broker, |config| config.exchange.linger_s = 0.5);
+    let mut agents = ["alice", "bob"].map(|name| {
+        let mut config = config::exchanging(folder.path(), name, &broker.url(), None);
+        config.exchange.linger_s = 0.5;
+        start(&config)
+    });
     for agent in &mut agents {
         agent.wait_for("an epoch", |event| matches!(event, Event::Epoch(_)).then_some(()));
     }

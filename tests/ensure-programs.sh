@@ -1,26 +1,26 @@
 #!/bin/sh
-# Makes sure that the programs which the tests run are there: mosquitto, and openssl, which makes its certificates.
-# Installs what is missing with apt where that is allowed.
+# Makes sure that programs which the tests run are there: ensure-programs.sh PROGRAM...
+# Debian's packages have the same names; what is missing is installed with apt where that is allowed.
 set -eu
 
 # Debian puts brokers where an ordinary user's PATH does not look.
 PATH="$PATH:/usr/local/sbin:/usr/sbin"
 
-# The programs that are not there; Debian's packages have the same names.
+# Those of the programs that are not there.
 missing() {
-    for program in mosquitto openssl; do
+    for program in "$@"; do
         command -v "$program" >/dev/null 2>&1 || echo "$program"
     done
 }
 
-packages=$(missing | tr '\n' ' ')
+packages=$(missing "$@" | tr '\n' ' ')
 packages=${packages% }
 [ -n "$packages" ] || exit 0
 
 fail() {
-    echo "make test needs $packages: $1" >&2
-    echo "Install (Debian, Ubuntu: apt-get install $packages; Fedora: dnf install $packages;" >&2
-    echo "macOS: brew install $packages) and run 'make test' again." >&2
+    echo "the tests need $packages: $1" >&2
+    echo "Install (Debian, Ubuntu: apt-get install $packages; other systems have packages of like names)" >&2
+    echo "and run make again." >&2
     exit 1
 }
 
@@ -36,7 +36,7 @@ fi
 echo "installing $packages with apt-get"
 export DEBIAN_FRONTEND=noninteractive
 $as_root apt-get update -qq || fail "apt-get update failed"
-# The names are two packages, not one.
+# The names are several packages, not one.
 # shellcheck disable=SC2086
 $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null || fail "apt-get install failed"
-[ -z "$(missing)" ] || fail "installed, but not on the PATH"
+[ -z "$(missing "$@")" ] || fail "installed, but not on the PATH"
