@@ -325,7 +325,7 @@ impl Engine {
             return None;
         }
         let is_student = |id: &AgentId| self.peers.get(id).is_some_and(Peer::is_student);
-        self.teaching.next(max, &mut self.sending.sent, is_student)
+        self.teaching.next(max, &mut self.sending.sent, self.round, is_student)
     }
 
     /// Writes the teachers' mean logits for one view of a sample. False, and `out` untouched, without any.

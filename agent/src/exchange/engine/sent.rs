@@ -92,9 +92,10 @@ impl Sent {
         }
     }
 
-    /// Forgets what nobody demands: students forget it too.
-    pub fn keep(&mut self, is_demanded: impl Fn(SampleId, View) -> bool) {
-        self.rows.retain(|(id, view), _| is_demanded(*id, *view));
+    /// Forgets what nobody is known to demand. Not what was said in this round: somebody whose demand has got lost may
+    /// hold it, and would take it for what is sent if it is labelled again before the next.
+    pub fn keep(&mut self, round: Round, is_demanded: impl Fn(SampleId, View) -> bool) {
+        self.rows.retain(|(id, view), row| row.said == round || is_demanded(*id, *view));
     }
 }
 
@@ -186,7 +187,9 @@ mod tests {
         assert_eq!((say(&mut off, 0.5, 1), say(&mut off, 0.5, 2), off.rows.is_empty()), (None, None, true));
         let mut forgetful = sent(0.1, 10);
         assert_eq!(say(&mut forgetful, 0.5, 1), None);
-        forgetful.keep(|_, view| view == View(0));
+        forgetful.keep(Round(1), |_, view| view == View(0));
+        assert_eq!(forgetful.say(KEY.0, KEY.1, &row(0.9), Round(1)), Saying::Full(&row(0.5)), "in its round");
+        forgetful.keep(Round(2), |_, view| view == View(0));
         assert_eq!(say(&mut forgetful, 0.5, 2), None);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::sent::Sent;
 use super::{Engine, EngineConfig, MAX_PEERS, Peer};
 use crate::exchange::message::{Demand, Repair, SampleSet};
-use crate::ids::{AgentId, SampleId, View};
+use crate::ids::{AgentId, Round, SampleId, View};
 
 /// What a demand takes beside its set, rounded up.
 const DEMAND_OVERHEAD_BYTES: usize = 256;
@@ -114,12 +114,13 @@ impl Teaching {
         &mut self,
         max: usize,
         sent: &mut Sent,
+        round: Round,
         is_student: impl Fn(&AgentId) -> bool,
     ) -> Option<(View, Vec<SampleId>)> {
         if std::mem::take(&mut self.changed) {
             self.renew(is_student);
             // Those who are away for a while still hold what they have.
-            sent.keep(|id, view| self.demands.values().any(|demand| demand.wants(id, view)));
+            sent.keep(round, |id, view| self.demands.values().any(|demand| demand.wants(id, view)));
         }
         let n_views = self.views.len();
         let view =
