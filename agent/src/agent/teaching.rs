@@ -65,12 +65,10 @@ impl Agent<'_> {
     fn teach(&mut self) -> Result<bool, AgentError> {
         self.exchange();
         // Samples that this agent has and images that were sent to it take turns.
+        let kinds: [fn(&mut Self) -> Result<bool, AgentError>; 2] = [Self::label_own, Self::label_sent];
+        let first = usize::from(self.sent_first);
         self.sent_first = !self.sent_first;
-        Ok(if self.sent_first {
-            self.label_sent()? || self.label_own()?
-        } else {
-            self.label_own()? || self.label_sent()?
-        })
+        Ok(kinds[first](self)? || kinds[1 - first](self)?)
     }
 
     /// Labels samples that peers name by their numbers.
