@@ -65,10 +65,12 @@ impl Agent<'_> {
     fn teach(&mut self) -> Result<bool, AgentError> {
         self.exchange();
         // Samples that this agent has and images that were sent to it take turns.
-        let kinds: [fn(&mut Self) -> Result<bool, AgentError>; 2] = [Self::label_own, Self::label_sent];
-        let first = usize::from(self.sent_first);
-        self.sent_first = !self.sent_first;
-        Ok(kinds[first](self)? || kinds[1 - first](self)?)
+        let sent_first = std::mem::take(&mut self.sent_first);
+        if sent_first && self.label_sent()? {
+            return Ok(true);
+        }
+        self.sent_first = !sent_first;
+        Ok(self.label_own()? || (!sent_first && self.label_sent()?))
     }
 
     /// Labels samples that peers name by their numbers.
