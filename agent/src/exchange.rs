@@ -7,10 +7,17 @@
 pub mod broker;
 pub mod connection;
 pub mod engine;
+pub mod envelope;
+mod error;
 pub mod message;
+pub mod refusal;
+pub mod replay;
+pub mod signing;
 pub mod target_store;
 mod tls;
 pub mod topic;
+mod url;
+pub mod verifier;
 pub mod wire;
 
-pub use connection::ExchangeError;
+pub use error::ExchangeError;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tracing::warn;
 
-use super::connection::ExchangeError;
+use super::ExchangeError;
 use super::wire::MAX_MESSAGE_BYTES;
 
 /// Longest wait for the listener.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
 pub use self::targets::rows_per_chunk;
+use super::envelope::ENVELOPE_BYTES;
 use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status};
 use super::topic::Leaf;
 use crate::ids::{Digest, Round, View};
@@ -159,8 +160,9 @@ fn typed<'a>(tag: u64, bytes: Vec<u8>) -> Tagged<Octets<'a>> {
     Tagged::new(Some(tag), Octets(Cow::Owned(bytes)))
 }
 
-/// Everything in a message that is not a row of soft targets or a set of samples, rounded up.
-const OVERHEAD_BYTES: usize = 256;
+/// Everything in a message that is not a row of soft targets or a set of samples, rounded up; with room for the
+/// envelope of a signed one.
+const OVERHEAD_BYTES: usize = 256 + ENVELOPE_BYTES;
 
 /// Views that fit into a repair, at least 1.
 pub fn views_per_repair(n_samples: u32) -> usize {
