@@ -246,3 +246,6 @@ fn write<T: serde::Serialize>(path: &Path, state: &T) -> Result<(), WriteError> 
     let text = serde_json::to_vec(state).expect("invariant: a state has a JSON form");
     durable::write(path, &text)
 }
+
+#[cfg(test)]
+mod tests;

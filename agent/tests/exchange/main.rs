@@ -4,9 +4,12 @@
 
 mod cddl;
 mod document;
+mod envelopes;
 mod fleet;
+mod forgery;
 mod hostile;
 mod messages;
+mod signing;
 mod simulation;
 mod victim;
 mod wire;
