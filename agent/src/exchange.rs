@@ -1,11 +1,12 @@
 //! Distributed Knowledge Transfer between agents: demand, label, repair (`docs/protocol.md`).
 //!
 //! `engine` decides and does no input or output; `wire` turns messages into bytes and back; `connection` moves
-//! bytes. Nothing rests on the broker or the client keeping a message: what a student lacks it asks for again.
+//! bytes; `envelope`, `replay` and `verifier` are what signed messages need, `signing` has their files. Nothing rests on the broker or the client keeping a message: what a student lacks it asks for again.
 
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod connection;
+mod counters;
 pub mod engine;
 pub mod envelope;
 mod error;

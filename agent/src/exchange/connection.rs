@@ -21,18 +21,19 @@ use rumqttc::{
 };
 use tracing::{debug, info, warn};
 
+use super::counters::{Counters, Direction};
 use super::envelope::SIGNED_HEAD;
 use super::error::ExchangeError;
 use super::message::Message;
-use super::refusal::{REASONS, Refusal, Refusals};
+use super::refusal::{Refusal, Refusals};
 use super::signing::{self, Opener, Sealer, SigningError};
-use super::topic::{KINDS, Leaf, Topic};
+use super::topic::{Leaf, Topic};
 use super::url::parse_url;
 use super::{tls, wire};
 use crate::config::AgentConfig;
 use crate::draw::Draw;
 use crate::ids::AgentId;
-use crate::telemetry::event::{RefusedForReason, Traffic, TrafficOfKind};
+use crate::telemetry::event::Traffic;
 
 /// Messages from peers that wait for the training thread.
 const INBOX_MESSAGES: usize = 4096;
@@ -121,23 +122,6 @@ pub enum Incoming {
     Connected,
     Disconnected,
     Message { topic: Topic, message: Box<Message> },
-}
-
-/// Counters that both threads write.
-#[derive(Debug, Default)]
-struct Counters {
-    /// Messages out, bytes out, messages in, bytes in; by kind.
-    kinds: [[AtomicU64; 4]; KINDS.len()],
-    dropped: AtomicU64,
-    /// By reason.
-    refused: [AtomicU64; REASONS.len()],
-}
-
-impl Counters {
-    fn count(&self, kind: usize, direction: usize, n_bytes: usize) {
-        self.kinds[kind][2 * direction].fetch_add(1, Ordering::Relaxed);
-        self.kinds[kind][2 * direction + 1].fetch_add(n_bytes as u64, Ordering::Relaxed);
-    }
 }
 
 /// State that both threads see.
@@ -259,7 +243,7 @@ impl Connection {
         lock(&self.shared.filters).extend(filters);
         // Where this fails the connection is broken, and the next ConnAck renews all subscriptions.
         if lock(&self.client).try_subscribe_many(requests).is_err() {
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 
@@ -269,7 +253,7 @@ impl Connection {
         let connected = self.shared.connected.load(Ordering::Relaxed);
         let payload = connected.then(|| self.shared.payload(&topic, wire::encode(&message))).flatten();
         let Some(payload) = payload else {
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
             return;
         };
         let (kind, n_bytes) = (topic.kind(), payload.len());
@@ -278,33 +262,21 @@ impl Connection {
         let sent = n_bytes <= wire::MAX_MESSAGE_BYTES
             && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
         if sent {
-            self.shared.counters.count(kind, 0, n_bytes);
+            self.shared.counters.count(kind, Direction::Out, n_bytes);
         } else {
             self.shared.acked();
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 
     /// Totals since the start.
     pub fn traffic(&self) -> Traffic {
-        let kind = |(kind, counts): (&&str, &[AtomicU64; 4])| {
-            let [messages_out, bytes_out, messages_in, bytes_in] =
-                counts.each_ref().map(|c| c.load(Ordering::Relaxed));
-            TrafficOfKind { kind: (*kind).to_owned(), messages_out, bytes_out, messages_in, bytes_in }
-        };
-        let refused = |(reason, messages): (&&str, &AtomicU64)| {
-            let messages = messages.load(Ordering::Relaxed);
-            (messages > 0).then(|| RefusedForReason { reason: (*reason).to_owned(), messages })
-        };
-        Traffic {
-            kinds: KINDS.iter().zip(&self.shared.counters.kinds).map(kind).collect(),
-            refused: REASONS.iter().zip(&self.shared.counters.refused).filter_map(refused).collect(),
-        }
+        self.shared.counters.traffic()
     }
 
     /// Messages dropped because a queue was full or there was no connection.
     pub fn n_dropped(&self) -> u64 {
-        self.shared.counters.dropped.load(Ordering::Relaxed)
+        self.shared.counters.n_dropped()
     }
 
     /// Sends what is queued and waits for the broker to acknowledge it, both for a bounded time, and disconnects.
@@ -487,7 +459,7 @@ impl Poller {
                 let filters: Vec<SubscribeFilter> =
                     lock(&self.shared.filters).iter().map(|f| subscription(f)).collect();
                 if !filters.is_empty() && lock(&self.client).try_subscribe_many(filters).is_err() {
-                    self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counters.drop_one();
                 }
                 self.shared.connected.store(true, Ordering::Relaxed);
                 // Waits for room: without this the agent would not announce itself anew.
@@ -521,7 +493,7 @@ impl Poller {
         };
         // The broker sends an agent's own status and demand back to it.
         if topic.agent != self.config.agent {
-            self.shared.counters.count(topic.kind(), 1, payload.len());
+            self.shared.counters.count(topic.kind(), Direction::In, payload.len());
         } else if topic.leaf != Leaf::Status {
             return;
         }
@@ -566,7 +538,7 @@ impl Poller {
     }
 
     fn refuse(&mut self, peer: Option<&AgentId>, refusal: &Refusal) {
-        self.shared.counters.refused[refusal.reason()].fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.refuse(refusal);
         if let Some(warning) = self.refusals.add(peer, refusal, self.started.elapsed()) {
             let peer = warning.peer.as_ref().map_or("others", AgentId::as_str);
             let error = refusal as &(dyn std::error::Error + 'static);
@@ -576,7 +548,7 @@ impl Poller {
 
     fn forward(&self, incoming: Incoming) {
         if let Err(TrySendError::Full(_)) = self.inbox.try_send(incoming) {
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 }

@@ -6,7 +6,7 @@ use dkt_tests::process::Process;
 use crate::{dkt, exchange};
 
 /// A broker on a free port, and its URL.
-fn broker() -> (Process, String) {
+pub fn broker() -> (Process, String) {
     let broker = Process::start(dkt(["broker", "--listen", "127.0.0.1:0"]));
     let line = broker.stdout.next(Deadline::default()).unwrap().expect("the broker says where it listens");
     let url = line.split_whitespace().find(|word| word.starts_with("mqtt://")).expect("it names its URL");
@@ -17,19 +17,19 @@ fn broker() -> (Process, String) {
 #[test]
 fn two_agents_teach_each_other_over_the_embedded_broker() {
     let (_broker, url) = broker();
-    exchange::check(&url, |_| None);
+    exchange::check(&url, |_| ());
 }
 
 #[test]
 fn an_agent_that_died_comes_back_over_the_embedded_broker() {
     let (_broker, url) = broker();
-    exchange::check_return(&url);
+    exchange::check_return(&url, |_| ());
 }
 
 #[test]
 fn an_agent_that_has_died_is_not_waited_for_over_the_embedded_broker() {
     let (_broker, url) = broker();
-    exchange::check_death(&url);
+    exchange::check_death(&url, |_| ());
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod repository;
 mod resume;
 mod runtimes;
 mod shipped;
+mod signing;
 mod steps;
 mod stops;
 mod strategies;

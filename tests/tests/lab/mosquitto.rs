@@ -21,17 +21,17 @@ const SESSION: u64 = 7;
 
 #[test]
 fn two_agents_teach_each_other_over_mosquitto() {
-    exchange::check(&Mosquitto::dev().url(), |_| None);
+    exchange::check(&Mosquitto::dev().url(), |_| ());
 }
 
 #[test]
 fn an_agent_that_died_comes_back_over_mosquitto() {
-    exchange::check_return(&Mosquitto::dev().url());
+    exchange::check_return(&Mosquitto::dev().url(), |_| ());
 }
 
 #[test]
 fn an_agent_that_has_died_is_not_waited_for_over_mosquitto() {
-    exchange::check_death(&Mosquitto::dev().url());
+    exchange::check_death(&Mosquitto::dev().url(), |_| ());
 }
 
 #[test]
