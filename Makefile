@@ -5,7 +5,7 @@ RUNTIME_DIR := .runtime
 DKT := target/release/dkt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-brokers check bench bench-torch runtime mosquitto brokers python clean
+.PHONY: help demo build test test-brokers check bench bench-torch bench-exchange runtime mosquitto brokers python clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,9 @@ bench-torch: runtime ## Measure training steps beside PyTorch; DKT_BENCH_PYTHON 
 	@test -n "$$DKT_BENCH_PYTHON" || { echo "bench-torch: set DKT_BENCH_PYTHON to a Python with PyTorch" >&2; exit 1; }
 	@"$$DKT_BENCH_PYTHON" -c "import torch" || { echo "bench-torch: $$DKT_BENCH_PYTHON has no PyTorch" >&2; exit 1; }
 	$(CARGO) bench --locked -p dkt-agent --bench step
+
+bench-exchange: ## Measure how fast signed messages are taken in, and forged ones refused
+	$(CARGO) bench --locked -p dkt-agent --bench exchange_refusal
 
 runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one
 	@test -n "$$ORT_DYLIB_PATH" || deploy/fetch-onnxruntime.sh $(RUNTIME_DIR)

@@ -276,6 +276,7 @@ impl<'a> Agent<'a> {
         }
         let stats = self.link.as_ref().map(|l| l.engine.stats().clone()).unwrap_or_default();
         let n_dropped = self.link.as_ref().map_or(0, |l| l.n_dropped());
+        let n_refused = self.link.as_ref().map_or(0, |l| l.n_refused());
         if let Some(link) = self.link.take() {
             link.stop();
         }
@@ -287,6 +288,7 @@ impl<'a> Agent<'a> {
                 rows_refused: stats.rows_refused(),
                 n_dropped,
                 labelling_seconds: self.budget.spent_s(),
+                n_refused,
             }));
         }
         Ok(())

@@ -25,6 +25,7 @@ use crate::data::DataError;
 use crate::durable::WriteError;
 use crate::eval::EvalError;
 use crate::exchange::ExchangeError;
+use crate::exchange::signing::SigningError;
 use crate::experiment::folder::FolderError;
 use crate::experiment::plan::PlanError;
 use crate::experiment::result::ResultError;
@@ -211,6 +212,7 @@ impl CliError {
                 ExchangeError::BrokerUnreachable { .. }
                 | ExchangeError::Thread(_)
                 | ExchangeError::Listen { .. } => UNAVAILABLE,
+                ExchangeError::Signing(SigningError::Write(_)) => IO,
                 _ => CONFIG,
             },
             CliError::Checkpoint(e) => match e {
@@ -232,7 +234,10 @@ impl CliError {
     /// Why a file to be read could not be, if that is what this error is about.
     fn unread_file(&self) -> Option<io::ErrorKind> {
         let is_about_input = match self {
-            CliError::Exchange(e) => matches!(e, ExchangeError::Certificate { .. }),
+            CliError::Exchange(e) => matches!(
+                e,
+                ExchangeError::Certificate { .. } | ExchangeError::Signing(SigningError::Read { .. })
+            ),
             CliError::Config(_)
             | CliError::Model(_)
             | CliError::Read(_)

@@ -196,6 +196,8 @@ pub struct ExchangeConfig {
     /// Time allowed for the first connection to the broker, in seconds. Default: 10.
     pub connect_timeout_s: f64,
     pub tls: Option<TlsConfig>,
+    /// Signed messages: all agents of the fleet have them, or none. Default: none.
+    pub signing: Option<SigningConfig>,
 }
 
 impl Default for ExchangeConfig {
@@ -220,6 +222,7 @@ impl Default for ExchangeConfig {
             linger_s: 60.0,
             connect_timeout_s: 10.0,
             tls: None,
+            signing: None,
         }
     }
 }
@@ -233,6 +236,16 @@ pub struct TlsConfig {
     /// This agent's certificate; its common name is the agent's name.
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// What messages are signed and checked with, as `dkt keys add` writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigningConfig {
+    /// This agent's private Ed25519 key: PKCS #8, PEM.
+    pub key: PathBuf,
+    /// Folder with the public key of each agent, this one's among them, as `<agent>.pub`.
+    pub signers: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

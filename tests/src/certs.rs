@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use dkt_agent::config::TlsConfig;
+use dkt_agent::config::{SigningConfig, TlsConfig};
 use dkt_agent::keys::certificate::{Validity, revocation_list};
-use dkt_agent::keys::folder::KeysFolder;
+use dkt_agent::keys::folder::{KeysFolder, SIGNERS};
 use dkt_agent::keys::{DEFAULT_AUTHORITY_DAYS, DEFAULT_DAYS, Holder};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
 
@@ -90,6 +90,14 @@ impl Certificates {
         for name in ["ca.pem", "cert.pem", "key.pem"] {
             let from = self.folder.join("bridges/site-b").join(name);
             fs::copy(from, to.join(name)).expect("the bridge's files are copied");
+        }
+    }
+
+    /// What an agent signs with, and knows the others by.
+    pub fn signing_of(&self, name: &str) -> SigningConfig {
+        SigningConfig {
+            key: self.folder.join("agents").join(name).join("signing.key"),
+            signers: self.folder.join(SIGNERS),
         }
     }
 

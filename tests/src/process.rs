@@ -339,11 +339,24 @@ impl Ended {
 
     /// What it has sent and received of one kind of message in the end.
     pub fn traffic(&self, kind: &str) -> &TrafficOfKind {
+        of_kind(self.last_traffic(), kind)
+    }
+
+    /// Messages that were refused for that reason.
+    ///
+    /// # Panics
+    /// If the agent had no connection.
+    pub fn refused(&self, reason: &str) -> u64 {
+        let refused = &self.last_traffic().refused;
+        refused.iter().find(|of_reason| of_reason.reason == reason).map_or(0, |of_reason| of_reason.messages)
+    }
+
+    fn last_traffic(&self) -> &Traffic {
         let last = self.events.iter().rev().find_map(|event| match event {
             Event::Traffic(traffic) => Some(traffic),
             _ => None,
         });
-        of_kind(last.unwrap_or_else(|| panic!("{} exchanged nothing", self.name)), kind)
+        last.unwrap_or_else(|| panic!("{} exchanged nothing", self.name))
     }
 }
 

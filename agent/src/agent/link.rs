@@ -94,6 +94,11 @@ impl Link {
         self.connection.n_dropped()
     }
 
+    /// Messages from peers that were not taken in.
+    pub fn n_refused(&self) -> u64 {
+        self.traffic().refused.iter().map(|of_reason| of_reason.messages).sum()
+    }
+
     /// Says goodbye and waits, for a bounded time, until everything queued is sent.
     pub fn stop(mut self) {
         self.step(Event::Stopping);

@@ -27,7 +27,7 @@ impl EncodingConfig {
         }
     }
 
-    pub(crate) fn encoding(self) -> Encoding {
+    pub fn encoding(self) -> Encoding {
         match self {
             EncodingConfig::F32 => Encoding::F32,
             EncodingConfig::F16 => Encoding::F16,

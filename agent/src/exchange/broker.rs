@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tracing::warn;
 
-use super::connection::{ExchangeError, MAX_PACKET_BYTES};
+use super::ExchangeError;
+use super::connection::MAX_PACKET_BYTES;
 
 /// Longest wait for the listener.
 const START_TIMEOUT: Duration = Duration::from_secs(5);

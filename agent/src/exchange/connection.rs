@@ -6,10 +6,12 @@
 //! queued while there is no connection, and all subscriptions are renewed on every ConnAck.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,13 +21,19 @@ use rumqttc::{
 };
 use tracing::{debug, info, warn};
 
+use super::counters::{Counters, Direction};
+use super::envelope::SIGNED_HEAD;
+use super::error::ExchangeError;
 use super::message::Message;
-use super::topic::{KINDS, Topic};
+use super::refusal::{Refusal, Refusals};
+use super::signing::{self, Opener, Sealer, SigningError};
+use super::topic::{Leaf, Topic};
+use super::url::parse_url;
 use super::{tls, wire};
 use crate::config::AgentConfig;
 use crate::draw::Draw;
 use crate::ids::AgentId;
-use crate::telemetry::event::{Traffic, TrafficOfKind};
+use crate::telemetry::event::Traffic;
 
 /// Messages from peers that wait for the training thread.
 const INBOX_MESSAGES: usize = 4096;
@@ -51,49 +59,10 @@ const FAILURES_BEFORE_HINT: u32 = 3;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether that is done, or whether the agent is asked to end.
 const STOP_POLL: Duration = Duration::from_millis(20);
-/// Between two warnings about messages that cannot be read.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-
-#[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
-    #[error("broker URL: expected mqtt://host[:port] or mqtts://host[:port], found `{found}`")]
-    Url { found: String },
-    #[error("broker URL: a user name and password in it are not supported; use mqtts:// and a certificate")]
-    Credentials,
-    #[error("`{}`: expected the certificate of an authority", .path.display())]
-    Authority { path: PathBuf, source: rustls::Error },
-    #[error("cannot read `{}`", .path.display())]
-    Certificate { path: PathBuf, source: std::io::Error },
-    #[error("`{}`: expected {expected}, found something else", .path.display())]
-    Pem { path: PathBuf, expected: &'static str, source: rustls::pki_types::pem::Error },
-    #[error("certificate `{}` and key `{}` cannot be used together", .cert.display(), .key.display())]
-    KeyPair { cert: PathBuf, key: PathBuf, source: rustls::Error },
-    #[error("`{}`: expected a certificate (X.509)", .path.display())]
-    NoCertificate { path: PathBuf, source: x509_parser::error::X509Error },
-    #[error(
-        "certificate `{}`: expected the agent's name `{expected}` as its common name, found `{found}`; give the agent its own certificate, or set `agent`",
-        .path.display()
-    )]
-    CommonName { path: PathBuf, expected: AgentId, found: String },
-    #[error(
-        "certificate `{}`: expected one that is good today, {today}, found one from {from} to {until}; `dkt keys renew` makes another, unless it is the clock that is wrong",
-        .path.display()
-    )]
-    Validity { path: PathBuf, today: time::Date, from: time::Date, until: time::Date },
-    #[error(
-        "no connection to the broker at {url} within {seconds:.0} s; is it running there? `dkt broker` starts one for trying things out, and `exchange.enabled = false` trains without"
-    )]
-    BrokerUnreachable { url: String, seconds: f64, source: Option<Box<ConnectionError>> },
-    #[error("stopped before the broker had answered")]
-    Stopped,
-    #[error("cannot start the connection's thread")]
-    Thread(#[source] std::io::Error),
-    #[error("cannot start a broker on {listen}")]
-    Listen { listen: std::net::SocketAddr, source: std::io::Error },
-}
+/// Signed messages that wait for their numbers to be written down: as many as are there at once, up to this.
+const UNKEPT_MESSAGES: usize = 64;
 
 /// Where and how to connect.
-#[derive(Clone)]
 pub struct ConnectionConfig {
     agent: AgentId,
     url: String,
@@ -101,11 +70,13 @@ pub struct ConnectionConfig {
     port: u16,
     tls: Option<TlsConfiguration>,
     connect_timeout: Duration,
+    signing: Option<(Sealer, Opener)>,
 }
 
 impl ConnectionConfig {
     /// # Errors
-    /// [`ExchangeError::Url`], and those of certificates and keys that cannot be read or are not this agent's.
+    /// [`ExchangeError::Url`], [`ExchangeError::Signing`], and those of certificates and keys that cannot be read or
+    /// are not this agent's.
     pub fn new(config: &AgentConfig) -> Result<Self, ExchangeError> {
         let exchange = &config.exchange;
         let (host, port) = parse_url(&exchange.broker)?;
@@ -115,6 +86,11 @@ impl ConnectionConfig {
             .map(|tls| tls::client_config(tls, &config.agent))
             .transpose()?
             .map(|c| TlsConfiguration::Rustls(Arc::new(c)));
+        let signing = exchange
+            .signing
+            .as_ref()
+            .map(|signing| signing::open(signing, &config.agent, &config.out_dir()))
+            .transpose()?;
         Ok(ConnectionConfig {
             agent: config.agent.clone(),
             url: exchange.broker.clone(),
@@ -122,40 +98,22 @@ impl ConnectionConfig {
             port,
             tls,
             connect_timeout: Duration::from_secs_f64(exchange.connect_timeout_s),
+            signing,
         })
     }
 
-    fn options(&self, will: &LastWill) -> MqttOptions {
+    fn options(&self, will: LastWill) -> MqttOptions {
         let mut options = MqttOptions::new(self.agent.as_str(), &self.host, self.port);
         options
             .set_keep_alive(KEEP_ALIVE)
             .set_clean_session(true)
             .set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES)
-            .set_last_will(will.clone());
+            .set_last_will(will);
         if let Some(tls) = &self.tls {
             options.set_transport(Transport::tls_with_config(tls.clone()));
         }
         options
     }
-}
-
-fn parse_url(url: &str) -> Result<(String, u16), ExchangeError> {
-    let refused = || ExchangeError::Url { found: url.to_owned() };
-    let (rest, default_port) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
-        (Some(rest), _) => (rest, 1883),
-        (_, Some(rest)) => (rest, 8883),
-        _ => return Err(refused()),
-    };
-    let rest = rest.trim_end_matches('/');
-    if rest.contains('@') {
-        return Err(ExchangeError::Credentials);
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| refused())?),
-        _ => (rest, default_port),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() || host.contains('/') { Err(refused()) } else { Ok((host.to_owned(), port)) }
 }
 
 /// What the polling thread hands on.
@@ -164,22 +122,6 @@ pub enum Incoming {
     Connected,
     Disconnected,
     Message { topic: Topic, message: Box<Message> },
-}
-
-/// Counters that both threads write.
-#[derive(Debug, Default)]
-struct Counters {
-    /// Messages out, bytes out, messages in, bytes in; by kind.
-    kinds: [[AtomicU64; 4]; KINDS.len()],
-    dropped: AtomicU64,
-    unreadable: AtomicU64,
-}
-
-impl Counters {
-    fn count(&self, kind: usize, direction: usize, n_bytes: usize) {
-        self.kinds[kind][2 * direction].fetch_add(1, Ordering::Relaxed);
-        self.kinds[kind][2 * direction + 1].fetch_add(n_bytes as u64, Ordering::Relaxed);
-    }
 }
 
 /// State that both threads see.
@@ -191,9 +133,18 @@ struct Shared {
     unacked: AtomicU64,
     filters: Mutex<BTreeSet<String>>,
     counters: Counters,
+    sealer: Option<Mutex<Sealer>>,
 }
 
 impl Shared {
+    /// What is published under `topic`: `message` itself, or signed; `None` if it cannot be.
+    fn payload(&self, topic: &Topic, message: Vec<u8>) -> Option<Vec<u8>> {
+        match &self.sealer {
+            Some(sealer) => lock(sealer).seal(topic, &message),
+            None => Some(message),
+        }
+    }
+
     /// One message less to wait for. Saturating: those of an earlier connection may still be acknowledged.
     fn acked(&self) {
         let less = |n: u64| Some(n.saturating_sub(1));
@@ -215,25 +166,25 @@ impl Connection {
     /// Connects; comes back when the broker has accepted, or `stop` is set.
     ///
     /// # Errors
-    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time, [`ExchangeError::Stopped`].
+    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time, [`ExchangeError::Stopped`],
+    /// [`ExchangeError::Signing`].
     pub fn start(
-        config: ConnectionConfig,
+        mut config: ConnectionConfig,
         will: (Topic, Message),
         stop: &AtomicBool,
     ) -> Result<Self, ExchangeError> {
-        let (topic, message) = will;
-        // With very many classes a status is longer than MQTT allows a will to be; clearing it says the same.
-        let payload = Some(wire::encode(&message)).filter(|p| p.len() <= MAX_WILL_BYTES).unwrap_or_default();
-        let will = LastWill::new(topic.to_string(), payload, QoS::AtLeastOnce, true);
+        let (sealer, opener) = config.signing.take().unzip();
+        let shared = Arc::new(Shared { sealer: sealer.map(Mutex::new), ..Shared::default() });
+        let will = Will { topic: will.0, payload: wire::encode(&will.1) };
+        let first_will = will.of_next_connection(&shared)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(ExchangeError::Thread)?;
-        let (client, event_loop) = AsyncClient::new(config.options(&will), OUTBOX_MESSAGES);
+        let (client, event_loop) = AsyncClient::new(config.options(first_will), OUTBOX_MESSAGES);
         let client = Arc::new(Mutex::new(client));
         let (sender, inbox) = sync_channel(INBOX_MESSAGES);
         let (failures, failed) = sync_channel(1);
-        let shared = Arc::new(Shared::default());
         let (url, timeout) = (config.url.clone(), config.connect_timeout);
         let poller = Poller {
             jitter: Draw::new(0, &format!("backoff {}", config.agent)),
@@ -243,7 +194,10 @@ impl Connection {
             inbox: sender,
             failures,
             shared: Arc::clone(&shared),
-            warned: None,
+            opener,
+            unkept: Vec::new(),
+            refusals: Refusals::default(),
+            started: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("mqtt".to_owned())
@@ -263,7 +217,7 @@ impl Connection {
         if stop.load(Ordering::Relaxed) {
             return Err(ExchangeError::Stopped);
         }
-        let source = failed.try_recv().ok().map(Box::new);
+        let source = failed.try_recv().ok().map(Into::into);
         Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
     }
 
@@ -289,46 +243,40 @@ impl Connection {
         lock(&self.shared.filters).extend(filters);
         // Where this fails the connection is broken, and the next ConnAck renews all subscriptions.
         if lock(&self.client).try_subscribe_many(requests).is_err() {
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 
-    /// Queues a message. Without a connection, with a full queue or beyond the size limit it is dropped and
-    /// counted.
+    /// Queues a message, signed if that is configured. Without a connection, with a full queue or beyond the size limit
+    /// it is dropped and counted.
     pub fn publish(&mut self, topic: Topic, message: Message, retain: bool) {
-        let payload = wire::encode(&message);
+        let connected = self.shared.connected.load(Ordering::Relaxed);
+        let payload = connected.then(|| self.shared.payload(&topic, wire::encode(&message))).flatten();
+        let Some(payload) = payload else {
+            self.shared.counters.drop_one();
+            return;
+        };
         let (kind, n_bytes) = (topic.kind(), payload.len());
         // Before it is queued: the acknowledgement may be here before this thread goes on.
         self.shared.unacked.fetch_add(1, Ordering::Relaxed);
         let sent = n_bytes <= wire::MAX_MESSAGE_BYTES
-            && self.shared.connected.load(Ordering::Relaxed)
             && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
         if sent {
-            self.shared.counters.count(kind, 0, n_bytes);
+            self.shared.counters.count(kind, Direction::Out, n_bytes);
         } else {
             self.shared.acked();
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 
     /// Totals since the start.
     pub fn traffic(&self) -> Traffic {
-        let kind = |(kind, counts): (&&str, &[AtomicU64; 4])| {
-            let [messages_out, bytes_out, messages_in, bytes_in] =
-                counts.each_ref().map(|c| c.load(Ordering::Relaxed));
-            TrafficOfKind { kind: (*kind).to_owned(), messages_out, bytes_out, messages_in, bytes_in }
-        };
-        Traffic { kinds: KINDS.iter().zip(&self.shared.counters.kinds).map(kind).collect() }
+        self.shared.counters.traffic()
     }
 
     /// Messages dropped because a queue was full or there was no connection.
     pub fn n_dropped(&self) -> u64 {
-        self.shared.counters.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Messages that could not be read.
-    pub fn n_unreadable(&self) -> u64 {
-        self.shared.counters.unreadable.load(Ordering::Relaxed)
+        self.shared.counters.n_dropped()
     }
 
     /// Sends what is queued and waits for the broker to acknowledge it, both for a bounded time, and disconnects.
@@ -363,26 +311,62 @@ fn subscription(filter: &str) -> SubscribeFilter {
     SubscribeFilter::new(filter.to_owned(), QoS::AtLeastOnce)
 }
 
+/// What the broker is to say when an agent is gone.
+struct Will {
+    topic: Topic,
+    payload: Vec<u8>,
+}
+
+impl Will {
+    /// Signed anew for each connection, if it is signed: it must be newer than what was said in an earlier one.
+    fn of_next_connection(&self, shared: &Shared) -> Result<LastWill, SigningError> {
+        let payload = |message: &[u8]| match &shared.sealer {
+            Some(sealer) => lock(sealer).connect(&self.topic, message),
+            None => Ok(message.to_vec()),
+        };
+        // With very many classes a status is longer than MQTT allows a will to be; clearing it says the same.
+        let mut will = payload(&self.payload)?;
+        if will.len() > MAX_WILL_BYTES {
+            will = payload(&[])?;
+        }
+        Ok(LastWill::new(self.topic.to_string(), will, QoS::AtLeastOnce, true))
+    }
+}
+
 /// The polling thread's end.
 struct Poller {
     config: ConnectionConfig,
-    will: LastWill,
+    will: Will,
     client: Arc<Mutex<AsyncClient>>,
     inbox: SyncSender<Incoming>,
     /// The last failure, for the message about a first connection that did not come about.
     failures: SyncSender<ConnectionError>,
     shared: Arc<Shared>,
     jitter: Draw,
-    warned: Option<Instant>,
+    /// Where messages are signed.
+    opener: Option<Opener>,
+    /// Read, and kept back until their numbers are written down.
+    unkept: Vec<Incoming>,
+    refusals: Refusals,
+    started: Instant,
 }
 
 impl Poller {
-    async fn run(mut self, mut event_loop: EventLoop) {
+    async fn run(mut self, event_loop: EventLoop) {
+        self.poll(event_loop).await;
+        self.hand_on();
+        if let Some(Err(error)) = self.opener.as_mut().map(Opener::close) {
+            // The file refuses more than it has to, and nothing less.
+            debug!(%error, "numbers not written down");
+        }
+    }
+
+    async fn poll(&mut self, mut event_loop: EventLoop) {
         set_network(&mut event_loop);
         let mut n_failures = 0;
         let mut connected_at = None;
         loop {
-            match event_loop.poll().await {
+            match self.next(&mut event_loop).await {
                 Ok(event) => {
                     if let Event::Incoming(Packet::ConnAck(_)) = event {
                         connected_at = Some(Instant::now());
@@ -402,17 +386,42 @@ impl Poller {
                     }
                     n_failures += 1;
                     self.disconnected(error, n_failures);
+                    tokio::time::sleep(self.backoff(n_failures)).await;
+                    let will = loop {
+                        match self.will.of_next_connection(&self.shared) {
+                            Ok(will) => break will,
+                            Err(error) => warn!(%error, "cannot sign; trying again"),
+                        }
+                        n_failures = n_failures.saturating_add(1);
+                        tokio::time::sleep(self.backoff(n_failures)).await;
+                        if self.shared.stopping.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    };
                     if n_failures % FAILURES_BEFORE_RENEWAL == 0 {
-                        let (client, renewed) =
-                            AsyncClient::new(self.config.options(&self.will), OUTBOX_MESSAGES);
+                        let (client, renewed) = AsyncClient::new(self.config.options(will), OUTBOX_MESSAGES);
                         *lock(&self.client) = client;
                         event_loop = renewed;
                         set_network(&mut event_loop);
+                    } else {
+                        event_loop.mqtt_options.set_last_will(will);
                     }
-                    tokio::time::sleep(self.backoff(n_failures)).await;
                 }
             }
         }
+    }
+
+    /// The next event. Before it waits for one, what was kept back is handed on: as many messages as have come at once
+    /// cost one write.
+    async fn next(&mut self, event_loop: &mut EventLoop) -> Result<Event, ConnectionError> {
+        let mut next = pin!(event_loop.poll());
+        if !self.unkept.is_empty() {
+            if let Poll::Ready(event) = poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
+                return event;
+            }
+            self.hand_on();
+        }
+        next.await
     }
 
     /// Full jitter: uniform between 0 and a bound that doubles with each failure.
@@ -424,6 +433,7 @@ impl Poller {
 
     fn disconnected(&mut self, error: ConnectionError, n_failures: u32) {
         self.shared.unacked.store(0, Ordering::Relaxed);
+        self.hand_on();
         if self.shared.connected.swap(false, Ordering::Relaxed) {
             warn!(broker = self.config.url, %error, "connection lost; trying again");
             if n_failures == FAILURES_BEFORE_HINT {
@@ -449,7 +459,7 @@ impl Poller {
                 let filters: Vec<SubscribeFilter> =
                     lock(&self.shared.filters).iter().map(|f| subscription(f)).collect();
                 if !filters.is_empty() && lock(&self.client).try_subscribe_many(filters).is_err() {
-                    self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counters.drop_one();
                 }
                 self.shared.connected.store(true, Ordering::Relaxed);
                 // Waits for room: without this the agent would not announce itself anew.
@@ -479,29 +489,66 @@ impl Poller {
     fn publish(&mut self, topic: &str, payload: &[u8]) {
         let topic: Topic = match topic.parse() {
             Ok(topic) => topic,
-            Err(error) => return self.unreadable(&error),
+            Err(error) => return self.refuse(None, &Refusal::Topic(error)),
         };
         // The broker sends an agent's own status and demand back to it.
         if topic.agent != self.config.agent {
-            self.shared.counters.count(topic.kind(), 1, payload.len());
+            self.shared.counters.count(topic.kind(), Direction::In, payload.len());
+        } else if topic.leaf != Leaf::Status {
+            return;
         }
-        match wire::decode(&topic.leaf, payload) {
-            Ok(message) => self.forward(Incoming::Message { topic, message: Box::new(message) }),
-            Err(error) => self.unreadable(&error),
+        match self.read(&topic, payload) {
+            Ok(message) => {
+                let message = Incoming::Message { topic, message: Box::new(message) };
+                if self.opener.is_none() {
+                    return self.forward(message);
+                }
+                self.unkept.push(message);
+                if self.unkept.len() >= UNKEPT_MESSAGES {
+                    self.hand_on();
+                }
+            }
+            Err(refusal) => self.refuse(Some(&topic.agent), &refusal),
         }
     }
 
-    fn unreadable(&mut self, error: &(dyn std::error::Error + 'static)) {
-        let n = self.shared.counters.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
-            self.warned = Some(Instant::now());
-            warn!(n_unreadable = n, error, "message refused");
+    fn read(&mut self, topic: &Topic, payload: &[u8]) -> Result<Message, Refusal> {
+        let message = match &mut self.opener {
+            Some(opener) => opener.verifier.open(topic, payload)?,
+            None if payload.first() == Some(&SIGNED_HEAD) => return Err(Refusal::Signed),
+            None => payload,
+        };
+        Ok(wire::decode(&topic.leaf, message)?)
+    }
+
+    /// Hands on what was kept back, once the marks of it are written down; where they cannot be it is refused, as it
+    /// could be replayed after a crash.
+    fn hand_on(&mut self) {
+        let Some(opener) = &mut self.opener else { return };
+        let kept = opener.keep();
+        for message in std::mem::take(&mut self.unkept) {
+            match (&kept, message) {
+                (Err(error), Incoming::Message { topic, .. }) => {
+                    debug!(%error, "numbers not written down");
+                    self.refuse(Some(&topic.agent), &Refusal::NotKept);
+                }
+                (_, message) => self.forward(message),
+            }
+        }
+    }
+
+    fn refuse(&mut self, peer: Option<&AgentId>, refusal: &Refusal) {
+        self.shared.counters.refuse(refusal);
+        if let Some(warning) = self.refusals.add(peer, refusal, self.started.elapsed()) {
+            let peer = warning.peer.as_ref().map_or("others", AgentId::as_str);
+            let error = refusal as &(dyn std::error::Error + 'static);
+            warn!(peer, refused = warning.counts, error, "messages refused");
         }
     }
 
     fn forward(&self, incoming: Incoming) {
         if let Err(TrySendError::Full(_)) = self.inbox.try_send(incoming) {
-            self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.drop_one();
         }
     }
 }
@@ -517,26 +564,4 @@ fn set_network(event_loop: &mut EventLoop) {
 fn now_millis() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_millis() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_read_with_their_default_ports() {
-        let check = |url: &str, host: &str, port: u16| {
-            assert_eq!(parse_url(url).unwrap(), (host.to_owned(), port), "{url}");
-        };
-        check("mqtt://127.0.0.1:1884", "127.0.0.1", 1884);
-        check("mqtt://broker", "broker", 1883);
-        check("mqtts://lab.example/", "lab.example", 8883);
-        check("mqtt://[::1]:1885", "::1", 1885);
-        check("mqtt://[::1]", "::1", 1883);
-        for url in
-            ["broker:1883", "http://broker", "mqtt://", "mqtt://a:b", "mqtt://a/b", "mqtt://user:secret@a"]
-        {
-            assert!(parse_url(url).is_err(), "{url}");
-        }
-    }
 }

@@ -30,6 +30,16 @@ pub enum Leaf {
     Inputs { data: String },
 }
 
+impl Leaf {
+    /// Whether the broker keeps what is published for those who subscribe later.
+    pub fn is_retained(&self) -> bool {
+        match self {
+            Leaf::Status | Leaf::Demand | Leaf::Repair { .. } => true,
+            Leaf::Targets { .. } | Leaf::Inputs { .. } => false,
+        }
+    }
+}
+
 /// Kinds of messages, for counting.
 pub const KINDS: [&str; 5] = ["status", "demand", "repair", "targets", "inputs"];
 

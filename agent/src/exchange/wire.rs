@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
 pub use self::inputs::{MAX_NAMED_TEACHERS, images_per_message};
+use super::envelope::ENVELOPE_BYTES;
 use super::message::{AgentState, Demand, Message, Repair, SampleSet, Status};
 use super::topic::Leaf;
 use crate::ids::{Digest, Round, View};
@@ -168,8 +169,9 @@ fn typed<'a>(tag: u64, bytes: Vec<u8>) -> Tagged<Octets<'a>> {
     Tagged::new(Some(tag), Octets(Cow::Owned(bytes)))
 }
 
-/// Everything in a message that is not a row of soft targets or a set of samples, rounded up.
-const OVERHEAD_BYTES: usize = 256;
+/// Everything in a message that is not a row of soft targets or a set of samples, rounded up; with room for the
+/// envelope of a signed one.
+const OVERHEAD_BYTES: usize = 256 + ENVELOPE_BYTES;
 
 /// Bytes of rows and ids that a message of soft targets of `max_bytes` has room for.
 pub fn chunk_room(max_bytes: usize) -> usize {

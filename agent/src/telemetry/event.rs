@@ -188,6 +188,16 @@ impl Usage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     pub kinds: Vec<TrafficOfKind>,
+    /// Messages that arrived and were not taken in; only reasons for which there were some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedForReason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedForReason {
+    /// As `docs/protocol.md` lists them.
+    pub reason: String,
+    pub messages: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,4 +223,7 @@ pub struct Finished {
     /// Wall time spent on labelling for peers.
     #[serde(default)]
     pub labelling_seconds: f64,
+    /// Messages from peers that were not taken in, for whatever reason; 0 in events of earlier releases.
+    #[serde(default)]
+    pub n_refused: u64,
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use ::cddl::validate_cbor_from_slice;
+use dkt_agent::exchange::envelope::{Envelope, seal};
 use dkt_agent::exchange::message::Message;
 use dkt_agent::exchange::wire::{decode, encode};
+use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use serde_cbor::Value;
 
@@ -128,6 +130,29 @@ fn what_other_writers_may_choose_is_allowed() {
         let bytes = with(&encode(&targets), name, value.clone());
         assert_eq!(validate("targets", &bytes), Ok(()), "`{name}` {value:?}");
         assert!(decode(&leaf, &bytes).is_ok(), "`{name}` {value:?}");
+    }
+}
+
+#[test]
+fn envelopes_are_allowed_and_no_other_arrays() {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    for message in [&b"\xa1\x61v\x01"[..], b""] {
+        let sealed = seal(&key, "alice", "topic", 1 << 40, message);
+        assert_eq!(validate("signed-message", &sealed), Ok(()));
+        let Value::Tag(18, parts) = serde_cbor::from_slice(&sealed).unwrap() else { panic!("no tag") };
+        let Value::Array(parts) = *parts else { panic!("no array") };
+        for (part, wrong) in [
+            (0, Value::Bytes(vec![0xa0])),
+            (1, Value::Null),
+            (2, Value::Null),
+            (3, Value::Bytes(vec![0; 63])),
+        ] {
+            let mut parts = parts.clone();
+            parts[part] = wrong;
+            let wrong = serde_cbor::to_vec(&Value::Tag(18, Box::new(Value::Array(parts)))).unwrap();
+            assert!(validate("signed-message", &wrong).is_err(), "part {part}");
+            assert!(Envelope::read(&wrong).is_err(), "part {part}");
+        }
     }
 }
 

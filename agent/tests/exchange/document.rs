@@ -2,7 +2,10 @@
 
 use dkt_agent::data::ImageShape;
 use dkt_agent::exchange::engine::{Limits, MAX_PEERS};
+use dkt_agent::exchange::envelope::{ENVELOPE_BYTES, Envelope, seal};
 use dkt_agent::exchange::message::{AgentState, Demand, Inputs, Message, Repair, Same, Status, TargetChunk};
+use dkt_agent::exchange::refusal::REASONS;
+use dkt_agent::exchange::replay::{MARK_AHEAD, MAX_TOPICS, Numbers};
 use dkt_agent::exchange::rows::{Encoding, Rows};
 use dkt_agent::exchange::sample_list::SampleList;
 use dkt_agent::exchange::topic::Topic;
@@ -10,6 +13,7 @@ use dkt_agent::exchange::wire::{
     MAX_CLASS_NAME_BYTES, MAX_CLASSES, MAX_MESSAGE_BYTES, MAX_NAMED_TEACHERS, MAX_SAMPLES, decode, encode,
 };
 use dkt_agent::ids::{Digest, Round, SampleId, View};
+use ed25519_dalek::SigningKey;
 use half::f16;
 
 use crate::messages::{fields, forms_of_targets, one_of_each, samples};
@@ -198,6 +202,42 @@ fn the_worked_example_reads_back() {
 }
 
 #[test]
+fn the_signed_example_is_what_the_encoder_writes() {
+    let [_, (topic, demand), ..] = &examples()[..] else { panic!("no demand") };
+    let key = SigningKey::from_bytes(blake3::hash(b"the key of the example").as_bytes());
+    let mut numbers = Numbers::after(None, 1_767_225_600).unwrap();
+    let number = [numbers.take(), numbers.take()][1].unwrap();
+    let message = encode(demand);
+    let sealed = seal(&key, "alice", topic, number, &message);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let [found, signed] = ["envelope-hex", "signed-hex"].map(|kind| blocks(kind)[0].replace('\n', ""));
+    assert_eq!(found, hex(&sealed));
+    assert!(signed.contains(&hex(topic.as_bytes())) && signed.ends_with(&hex(&message)));
+    let digits: Vec<u8> =
+        (0..signed.len() / 2).map(|i| u8::from_str_radix(&signed[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let signature = ed25519_dalek::Signer::sign(&key, &digits).to_bytes();
+    assert!(sealed.ends_with(&signature), "what is said to be signed is");
+    let notation = format!(
+        "18([\n  << {{1: -8, 4: 'alice', -65537: {number}}} >>,\n  {{}},\n  h'{}',\n  h'{}',\n])\n",
+        hex(&message),
+        hex(&signature)
+    );
+    assert_eq!(blocks("cbor-envelope"), [notation]);
+    let public = key.verifying_key();
+    assert!(DOCUMENT.contains(&hex(public.as_bytes())));
+    assert!(Envelope::read(&sealed).unwrap().is_signed_by(&public, topic));
+}
+
+#[test]
+fn every_reason_of_a_refusal_is_described() {
+    let rows: Vec<&str> =
+        REASONS.into_iter().filter(|r| !DOCUMENT.contains(&format!("\n| `{r}` |"))).collect();
+    assert!(rows.is_empty(), "{rows:?}");
+    assert!(DOCUMENT.contains(&format!("more than {MAX_TOPICS} topics")));
+    assert!(DOCUMENT.contains(&format!("writes down a number {MARK_AHEAD} above")));
+}
+
+#[test]
 fn every_field_of_every_message_is_described() {
     let sections = ["### status", "### demand", "### repair", "### targets", "### inputs"];
     let of_each = sections.into_iter().zip(one_of_each().map(|(_, message)| message));
@@ -228,6 +268,7 @@ fn the_bounds_and_times_are_those_of_the_code() {
     } = Limits::default();
     let rows = [
         ("message", MAX_MESSAGE_BYTES as u64, " bytes"),
+        ("envelope of a signed message", ENVELOPE_BYTES as u64, " bytes"),
         ("samples of a data set", MAX_SAMPLES.into(), ""),
         ("classes", MAX_CLASSES as u64, ""),
         ("name of a class", MAX_CLASS_NAME_BYTES as u64, " bytes"),

@@ -4,10 +4,13 @@
 
 mod cddl;
 mod document;
+mod envelopes;
 mod fleet;
+mod forgery;
 mod hostile;
 mod inputs;
 mod messages;
+mod signing;
 mod simulation;
 mod vectors;
 mod victim;

@@ -17,7 +17,9 @@ use crate::{exchange, start};
 #[test]
 fn two_agents_teach_each_other_in_a_lab_with_certificates() {
     let broker = Mosquitto::lab(&["alice", "bob"]);
-    exchange::check(&broker.url(), |name| Some(broker.certificates().of(name)));
+    exchange::check(&broker.url(), |config| {
+        config.exchange.tls = Some(broker.certificates().of(config.agent.as_str()));
+    });
 }
 
 /// Alice, with those certificates, is not let in: one clear line, in the time that she allows.

@@ -29,7 +29,7 @@ impl Row {
         self.differs.iter().find(|(name, _)| *name == promise).map_or(HOLDS, |(_, does)| does)
     }
 
-    fn start(&self) -> Broker {
+    pub fn start(&self) -> Broker {
         Broker::start(self.prepare)
     }
 }

@@ -3,18 +3,21 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use dkt_agent::config::TlsConfig;
+use dkt_agent::config::AgentConfig;
 use dkt_agent::telemetry::event::Event;
 use dkt_tests::process::{Agent, Ended, of_kind, run};
 use dkt_tests::{broker, config};
 
 use crate::{dkt, start};
 
-/// Alice and Bob train at `broker` until both have finished.
-pub fn check(broker: &str, tls: impl Fn(&str) -> Option<TlsConfig>) {
+/// Alice and Bob, configured so, train at `broker` until both have finished.
+pub fn check(broker: &str, configure: impl Fn(&mut AgentConfig)) {
     let folder = tempfile::tempdir().unwrap();
-    let agent = |name| start(&config::exchanging(folder.path(), name, broker, tls(name)));
-    let agents = [agent("alice"), agent("bob")];
+    let agents = ["alice", "bob"].map(|name| {
+        let mut config = config::exchanging(folder.path(), name, broker, None);
+        configure(&mut config);
+        start(&config)
+    });
     for ended in agents.map(Agent::end) {
         learned_from_its_peer(&ended);
         // A broker that does not answer is given longer; this one does.
@@ -65,11 +68,12 @@ fn its_model_is_as_good_as_it_says(ended: &Ended, model: &Path) {
 }
 
 /// Bob dies in mid-run, comes back from his checkpoint, and the two teach each other again.
-pub fn check_return(broker: &str) {
+pub fn check_return(broker: &str, configure: impl Fn(&mut AgentConfig)) {
     let folder = tempfile::tempdir().unwrap();
     // They train until they are asked to stop.
     let [alice, bob] = ["alice", "bob"].map(|name| {
         let mut config = config::exchanging(folder.path(), name, broker, None);
+        configure(&mut config);
         config.train.epochs = 100_000;
         config.checkpoint.every_steps = 10;
         config
@@ -92,10 +96,11 @@ pub fn check_return(broker: &str) {
 }
 
 /// Bob dies for good: Alice, having trained her stream, hears so from the broker and does not wait for him.
-pub fn check_death(broker: &str) {
+pub fn check_death(broker: &str, configure: impl Fn(&mut AgentConfig)) {
     let folder = tempfile::tempdir().unwrap();
     let [alice, bob] = ["alice", "bob"].map(|name| {
         let mut config = config::exchanging(folder.path(), name, broker, None);
+        configure(&mut config);
         config.exchange.linger_s = 100_000.0;
         config.train.epochs = if name == "alice" { 8 } else { 100_000 };
         config

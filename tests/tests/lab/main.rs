@@ -27,6 +27,7 @@ mod resume;
 mod runtimes;
 mod sharing;
 mod shipped;
+mod signing;
 mod steps;
 mod stops;
 mod strategies;

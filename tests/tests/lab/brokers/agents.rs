@@ -16,17 +16,17 @@ pub const PROMISES: [&str; 4] = [
 
 /// Alice and Bob, until both have trained their streams.
 pub fn teach_each_other(broker: &Broker) {
-    exchange::check(&broker.url(), |_| None);
+    exchange::check(&broker.url(), |_| ());
 }
 
 /// Bob dies in mid-run and comes back.
 pub fn die_and_come_back(broker: &Broker) {
-    exchange::check_return(&broker.url());
+    exchange::check_return(&broker.url(), |_| ());
 }
 
 /// Bob dies for good.
 pub fn die(broker: &Broker) {
-    exchange::check_death(&broker.url());
+    exchange::check_death(&broker.url(), |_| ());
 }
 
 pub fn survive_the_broker(mut broker: Broker) {

@@ -1,0 +1,63 @@
+//! Totals of a connection, which its two threads write.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::refusal::{REASONS, Refusal};
+use super::topic::KINDS;
+use crate::telemetry::event::{RefusedForReason, Traffic, TrafficOfKind};
+
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Out,
+    In,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Messages out, bytes out, messages in, bytes in; by kind.
+    kinds: [[AtomicU64; 4]; KINDS.len()],
+    /// At a full queue, or without a connection.
+    dropped: AtomicU64,
+    /// By reason.
+    refused: [AtomicU64; REASONS.len()],
+}
+
+impl Counters {
+    /// Counts a message of a kind, an index into [`KINDS`].
+    pub fn count(&self, kind: usize, direction: Direction, n_bytes: usize) {
+        let at = match direction {
+            Direction::Out => 0,
+            Direction::In => 2,
+        };
+        self.kinds[kind][at].fetch_add(1, Ordering::Relaxed);
+        self.kinds[kind][at + 1].fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn n_dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub fn refuse(&self, refusal: &Refusal) {
+        self.refused[refusal.reason()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        let kind = |(kind, counts): (&&str, &[AtomicU64; 4])| {
+            let [messages_out, bytes_out, messages_in, bytes_in] =
+                counts.each_ref().map(|c| c.load(Ordering::Relaxed));
+            TrafficOfKind { kind: (*kind).to_owned(), messages_out, bytes_out, messages_in, bytes_in }
+        };
+        let refused = |(reason, messages): (&&str, &AtomicU64)| {
+            let messages = messages.load(Ordering::Relaxed);
+            (messages > 0).then(|| RefusedForReason { reason: (*reason).to_owned(), messages })
+        };
+        Traffic {
+            kinds: KINDS.iter().zip(&self.kinds).map(kind).collect(),
+            refused: REASONS.iter().zip(&self.refused).filter_map(refused).collect(),
+        }
+    }
+}
