@@ -87,8 +87,6 @@ fn agents_with_data_of_their_own_send_images_to_each_other() {
         }
         let [demand, repair] = ["demand", "repair"].map(|kind| ended.traffic(kind).bytes_out);
         assert_eq!((demand, repair), (0, 0), "{}", ended.name);
-        let accuracy = student_accuracy(&ended);
-        assert!(accuracy > 0.3, "{}: the student head has an accuracy of {accuracy}", ended.name);
     }
 }
 
