@@ -56,9 +56,11 @@ impl Outgoing {
         self.per_message == 0
     }
 
-    /// Something is to be had that is not there: look soon, but no more often than one waits before a repair.
+    /// Something is to be had that is not there: look at once, but while images are on their way, which are then sent
+    /// again, no more often than one waits before a repair.
     pub fn expect(&mut self, now: Duration, repair_after: Duration) {
-        let soon = self.looked.map_or(now, |looked| now.max(looked + repair_after));
+        let looked = self.looked.filter(|_| !self.in_flight.is_empty());
+        let soon = looked.map_or(now, |looked| now.max(looked + repair_after));
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         self.has_news = true;
         self.wait = repair_after;
@@ -281,7 +283,9 @@ impl Engine {
         let repair_after = self.config.limits.repair_after;
         let outgoing = &mut self.outgoing;
         chunk.ids.iter().for_each(|id| _ = outgoing.in_flight.remove(&(chunk.view, id)));
-        if outgoing.look_at.is_some() && !outgoing.has_news {
+        if outgoing.has_news && outgoing.in_flight.is_empty() {
+            outgoing.look_at = Some(now);
+        } else if outgoing.look_at.is_some() && !outgoing.has_news {
             (outgoing.look_at, outgoing.wait) = (Some(now + repair_after), repair_after);
         }
     }
