@@ -90,6 +90,7 @@ impl Default for Limits {
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
     /// The broker has accepted the connection.
     Connected,

@@ -87,9 +87,7 @@ impl Sent {
 
     /// Somebody demands these who may not hold them.
     pub fn ask(&mut self, is_asked: impl Fn(SampleId, View) -> bool) {
-        for ((id, view), row) in &mut self.rows {
-            row.asked |= is_asked(*id, *view);
-        }
+        self.rows.iter_mut().for_each(|((id, view), row)| row.asked |= is_asked(*id, *view));
     }
 
     /// Forgets what nobody is known to demand. Not what was said in this round: somebody whose demand has got lost may

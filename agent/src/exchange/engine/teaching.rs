@@ -120,7 +120,10 @@ impl Teaching {
         if std::mem::take(&mut self.changed) {
             self.renew(is_student);
             // Those who are away for a while still hold what they have.
-            sent.keep(round, |id, view| self.demands.values().any(|demand| demand.wants(id, view)));
+            let mut known = SampleSet::new(self.n_samples);
+            self.demands.values().for_each(|demand| known.add(&demand.samples));
+            let n_views = self.demands.values().map(|demand| demand.n_views).max().unwrap_or(0);
+            sent.keep(round, |id, view| view.0 < n_views && known.contains(id));
         }
         let n_views = self.views.len();
         let view =
