@@ -136,6 +136,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 pub enum Action {
     Subscribe(Vec<String>),
     Publish {

@@ -230,8 +230,11 @@ fn only_what_is_held_of_the_session_and_round_is_taken_to_be_the_same() {
     assert_eq!(victim.engine.stats().rows_renewed, 1);
 }
 
-/// The teacher's side: its messages of view 0, as samples in full and samples that are the same.
-fn said(actions: &[Action]) -> Vec<(Vec<u32>, Option<(u64, Vec<u32>)>)> {
+/// A message of soft targets: samples in full, and since which round which are the same.
+type Said = (Vec<u32>, Option<(u64, Vec<u32>)>);
+
+/// The teacher's side: its messages of view 0.
+fn said(actions: &[Action]) -> Vec<Said> {
     let numbers = |list: &SampleList| list.iter().map(|id| id.0).collect::<Vec<_>>();
     let chunk = |action| match action {
         &Action::Publish { message: Message::Targets(ref chunk), .. } => Some(chunk),
