@@ -10,6 +10,7 @@ use std::time::Duration;
 use dkt_agent::data::ImageShape;
 use dkt_agent::draw::Draw;
 use dkt_agent::exchange::engine::{Action, Engine, EngineConfig, Event, Limits};
+use dkt_agent::exchange::envelope::ENVELOPE_BYTES;
 use dkt_agent::exchange::message::Message;
 use dkt_agent::exchange::rows::Encoding;
 use dkt_agent::exchange::topic::{KINDS, Topic};
@@ -49,7 +50,7 @@ pub fn config(agent: usize) -> EngineConfig {
         temperature: 2.0,
         teachers: Vec::new(),
         // Several chunks in each batch of labels.
-        chunk_bytes: 256 + 6 * 12,
+        chunk_bytes: 256 + ENVELOPE_BYTES + 6 * 12,
         encoding: Encoding::F16,
         delta: 0.0,
         accepts: None,

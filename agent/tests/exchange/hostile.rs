@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dkt_agent::draw::Draw;
 use dkt_agent::exchange::engine::{Action, Event, MAX_PEERS};
+use dkt_agent::exchange::envelope::ENVELOPE_BYTES;
 use dkt_agent::exchange::message::{AgentState, Demand, Message, Status, TargetChunk};
 use dkt_agent::exchange::rows::{Encoding, Floats, Rows};
 use dkt_agent::exchange::sample_list::SampleList;
@@ -345,11 +346,13 @@ proptest! {
                 let Message::Targets(chunk) = message else { continue };
                 n_said += chunk.ids.len() + chunk.same.map_or(0, |same| same.ids.len());
             }
-            let longest = chunk_bytes.max(row_bytes + 256);
-            prop_assert!(lengths.iter().all(|n_bytes| *n_bytes <= longest), "{:?} of {}", lengths, chunk_bytes);
+            // With room for the envelope of a signed one.
+            let overhead = 256 + ENVELOPE_BYTES;
+            let longest = chunk_bytes.max(row_bytes + overhead);
+            prop_assert!(lengths.iter().all(|n_bytes| n_bytes + ENVELOPE_BYTES <= longest), "{:?} of {}", lengths, chunk_bytes);
             // The last has what is left.
             lengths.pop();
-            let full = |n_bytes: &usize| n_bytes + row_bytes + 256 >= chunk_bytes;
+            let full = |n_bytes: &usize| n_bytes + row_bytes + overhead >= chunk_bytes;
             prop_assert!(lengths.iter().all(full), "{:?} of {}", lengths, chunk_bytes);
         }
         prop_assert_eq!(n_said, 2 * 499);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dkt_agent::config::lab::LabConfig;
-use dkt_agent::config::{AgentConfig, TlsConfig};
+use dkt_agent::config::{AgentConfig, SigningConfig, TlsConfig};
 use dkt_agent::exchange::wire;
 use dkt_tests::process::run;
 use dkt_tests::repository;
@@ -31,7 +31,8 @@ fn the_example_configuration_shows_every_key_with_its_default() {
     whole.replay.capacity = Some(capacity);
     whole.replay.selection = Some(selection);
     whole.proxy = Some(toml::from_str("source = \"x\"").unwrap());
-    whole.exchange.tls = Some(TlsConfig { ca: path.clone(), cert: path.clone(), key: path });
+    whole.exchange.tls = Some(TlsConfig { ca: path.clone(), cert: path.clone(), key: path.clone() });
+    whole.exchange.signing = Some(SigningConfig { key: path.clone(), signers: path });
     let shown = uncommented(&text).parse::<toml::Table>().unwrap();
     assert_eq!(keys(&shown), keys(&toml::Table::try_from(&whole).unwrap()));
 }

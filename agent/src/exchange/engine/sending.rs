@@ -136,11 +136,15 @@ impl Engine {
         let row_bytes = encoding.row_bytes(n_classes);
         while !ids.is_empty() || !same.is_empty() {
             let room = chunk_room(self.config.chunk_bytes);
-            let (said, rest) = same.split_at(SampleList::fitting(same, 0, room));
+            // Nor is a name: something is said in each message.
+            let n_same = SampleList::fitting(same, 0, room).max(usize::from(ids.is_empty())).min(same.len());
+            let (said, rest) = same.split_at(n_same);
             let said_bytes = SampleList::shortest(said).n_bytes();
             // A row is never cut, but it need not be sent with others' names.
             let at_least = usize::from(said.is_empty());
-            let n = SampleList::fitting(ids, row_bytes, room - said_bytes).max(at_least).min(ids.len());
+            let n = SampleList::fitting(ids, row_bytes, room.saturating_sub(said_bytes))
+                .max(at_least)
+                .min(ids.len());
             let logits: Vec<f32> = order[..n].iter().flat_map(|i| row(*i)).copied().collect();
             let chunk = TargetChunk {
                 session: self.config.session,
