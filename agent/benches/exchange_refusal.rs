@@ -28,9 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pools = MESSAGE_BYTES.map(Pool::new);
     let per_block =
         MESSAGE_BYTES.map(|size| (n * MESSAGE_BYTES[0] / size / BLOCKS).max(n / BLOCKS / 50).max(1));
-    for kind in 0..KINDS.len() {
+    for (kind, name) in KINDS.iter().enumerate() {
         let rates = [0, 1].map(|size| refused(&pools[size], kind, per_block[size]));
-        println!("{:<24}{:>16.0}{:>16.0}", KINDS[kind], rates[0], rates[1]);
+        println!("{name:<24}{:>16.0}{:>16.0}", rates[0], rates[1]);
     }
     let rates = pools.each_ref().map(taken);
     println!("{:<24}{:>16.0}{:>16.0}", "taken in", rates[0], rates[1]);

@@ -3,6 +3,7 @@
 //! Rows are held in half precision, whatever form they came in, and in blocks: a row costs its logits and a round, and
 //! what a store takes is known to the byte but for what its tables of blocks take.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use half::f16;
@@ -144,14 +145,14 @@ impl TargetStore {
             self.teachers.insert(teacher.clone(), Blocks::new());
         }
         let blocks = self.teachers.get_mut(teacher)?;
-        if !blocks.contains_key(&place.block) {
-            if self.n_blocks >= self.max_blocks {
-                return None;
+        match blocks.entry(place.block) {
+            Entry::Occupied(block) => Some(block.into_mut()),
+            Entry::Vacant(_) if self.n_blocks >= self.max_blocks => None,
+            Entry::Vacant(room) => {
+                self.n_blocks += 1;
+                Some(room.insert(Block::new(self.n_classes)))
             }
-            self.n_blocks += 1;
-            blocks.insert(place.block, Block::new(self.n_classes));
         }
-        blocks.get_mut(&place.block)
     }
 
     /// Nothing is demanded any more, and nothing held.

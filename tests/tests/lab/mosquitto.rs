@@ -43,13 +43,13 @@ fn agents_teach_each_other_in_every_encoding_over_mosquitto() {
             };
             let encoding = if topic.agent.as_str() == "alice" { of_alice } else { of_bob };
             if !chunk.ids.is_empty() {
-                let is_form = match (encoding, &chunk.rows) {
-                    (EncodingConfig::F32, Rows::Dense(Floats::F32(_))) => true,
-                    (EncodingConfig::F16, Rows::Dense(Floats::F16(_))) => true,
-                    (EncodingConfig::U8, Rows::Affine { .. }) => true,
-                    (EncodingConfig::TopK(2), Rows::TopK { .. }) => true,
-                    _ => false,
-                };
+                let is_form = matches!(
+                    (encoding, &chunk.rows),
+                    (EncodingConfig::F32, Rows::Dense(Floats::F32(_)))
+                        | (EncodingConfig::F16, Rows::Dense(Floats::F16(_)))
+                        | (EncodingConfig::U8, Rows::Affine { .. })
+                        | (EncodingConfig::TopK(2), Rows::TopK { .. })
+                );
                 assert!(is_form, "{topic}: {encoding:?}, {:?}", chunk.rows);
                 seen.insert((topic.agent.to_string(), "rows"));
             }
