@@ -3,6 +3,8 @@
 import numpy as np
 from blake3 import blake3
 
+from rows import expect
+
 
 def u64le(n):
     return int(n).to_bytes(8, "little")
@@ -35,3 +37,13 @@ class Data:
             image = padded[i, :, down : down + height, right : right + width]
             out[i] = image[:, :, ::-1] if self.flip and self.below(2, sample, view, 2) else image
         return out
+
+    def to_bits(self, samples):
+        return np.packbits(samples, bitorder="little").tobytes()
+
+    def from_bits(self, bits):
+        """A truth value for each sample of the training set."""
+        expect(len(bits) == -(-self.n // 8), "a bit for each sample")
+        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
+        expect(not samples[self.n :].any(), "no bit beyond the samples")
+        return samples[: self.n]

@@ -136,13 +136,3 @@ class Peer:
 
     def fits(self, status):
         return status["data"] == self.data.digest and status["classes"] == self.data.classes
-
-    def to_bits(self, samples):
-        return np.packbits(samples, bitorder="little").tobytes()
-
-    def from_bits(self, bits):
-        """A truth value for each sample of the training set."""
-        expect(len(bits) == -(-self.data.n // 8), "a bit for each sample")
-        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
-        expect(not samples[self.data.n :].any(), "no bit beyond the samples")
-        return samples[: self.data.n]

@@ -68,8 +68,7 @@ class Student(Peer):
         expect(teacher and teacher.fits and body is not None, "a teacher")
         expect(body["session"] == teacher.session and 1 <= body["round"] <= teacher.round, "a round announced")
         expect(body["data"] == self.data.digest and body["view"] >= 0, "the same data")
-        ids, logits = rows.read(body, self.data.n, len(self.data.classes))
-        if body["view"] < self.args.views and teacher.held.keep(body["view"], ids, logits, body["round"], self.wanted):
+        if teacher.held.take(body, self.wanted):
             teacher.expect_rows()
 
     def missing(self, teacher):
@@ -100,7 +99,7 @@ class Student(Peer):
         return views, ids, np.nanmean([of_one[views, ids] for of_one in logits], axis=0)
 
     def ask(self, agent, teacher):
-        missing = {view: self.to_bits(ids) for view, ids in enumerate(self.missing(teacher)) if ids.any()}
+        missing = {view: self.data.to_bits(ids) for view, ids in enumerate(self.missing(teacher)) if ids.any()}
         if not missing:
             if teacher.repair_stands:
                 self.publish(b"", "repair", agent)
@@ -120,7 +119,7 @@ class Student(Peer):
 
     def demand_now(self):
         of_data = {"data": self.data.digest, "n_samples": self.data.n}
-        return cbor2.dumps({"v": 1, **of_data, "n_views": self.args.views, "samples": self.to_bits(self.wanted)})
+        return cbor2.dumps({"v": 1, **of_data, "n_views": self.args.views, "samples": self.data.to_bits(self.wanted)})
 
     def reconnected(self):
         for agent, teacher in self.teachers.items():

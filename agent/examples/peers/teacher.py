@@ -59,7 +59,7 @@ class Teacher(Peer):
         n_views, samples = 0, None
         if body is not None:
             expect(body["data"] == self.data.digest and body["n_samples"] == self.data.n, "the same data")
-            n_views, samples = body["n_views"], self.from_bits(body["samples"])
+            n_views, samples = body["n_views"], self.data.from_bits(body["samples"])
             expect(1 <= n_views <= 255, "1 to 255 views")
             expect(agent in self.demands or len(self.demands) < MAX_PEERS, "fewer students")
         n_before, before = self.demands.pop(agent, (0, None))
@@ -74,7 +74,7 @@ class Teacher(Peer):
         expect(body["data"] == self.data.digest and body["n_samples"] == self.data.n, "the same data")
         for view, missing in body["missing"].items():
             if view in self.done:
-                self.done[view][self.from_bits(missing)] = False
+                self.done[view][self.data.from_bits(missing)] = False
 
     def labelled(self, view):
         return self.done.setdefault(view, np.zeros(self.data.n, bool))
