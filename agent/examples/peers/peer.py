@@ -9,13 +9,13 @@ import time
 from urllib.parse import urlsplit
 
 import cbor2
-import numpy as np
 import paho.mqtt.client as mqtt
 
 from data import Data
 from rows import expect
+from signing import Signing
 
-MAX_MESSAGE_BYTES, MAX_QUEUED, MAX_PEERS = 1 << 20, 10_000, 4096
+MAX_MESSAGE_BYTES, MAX_WILL_BYTES, MAX_QUEUED, MAX_PEERS = 1 << 20, 65_000, 10_000, 4096
 ANNOUNCE_S, LATE_WILL_S, WARN_S, TICK_S, GOODBYE_S = 60, 2, 60, 0.02, 5
 
 
@@ -28,6 +28,9 @@ def arguments(about):
     parser.add_argument("--agent", default="python", help="a name that no other agent has")
     parser.add_argument("--crop-padding", type=int, default=1, help="as in the fleet's [data]")
     parser.add_argument("--flip", action="store_true", help="as in the fleet's [data]")
+    parser.add_argument("--sign", metavar="KEY", help="the agent's signing.key, where the fleet signs its messages")
+    parser.add_argument("--signers", default="signers", help="folder with the public keys of all agents, for --sign")
+    parser.add_argument("--numbers", default=".", help="folder where numbers of signed messages are kept")
     return parser
 
 
@@ -42,6 +45,8 @@ class Peer:
         self.inbox = queue.Queue(MAX_QUEUED)
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, args.agent, protocol=mqtt.MQTTv311)
         self.connected = self.client.is_connected
+        self.signing = Signing(args.agent, args.sign, args.signers, args.numbers) if args.sign else None
+        self.client.on_pre_connect = lambda *_: self.leave_will()
         self.client.on_connect = lambda _c, _u, _f, reason, _p: reason.is_failure or self.inbox.put(None)
         self.client.on_message = lambda _c, _u, message: self.put(message)
 
@@ -54,7 +59,6 @@ class Peer:
     def run(self):
         """Until `tick` says that all is done, or a signal comes."""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        self.client.will_set(self.topic("status"), self.status_now("offline"), qos=1, retain=True)
         url = urlsplit(self.args.broker)
         if url.scheme == "mqtts":
             self.client.tls_set(*(f"{self.args.keys}/{name}.pem" for name in ("ca", "cert", "key")))
@@ -73,6 +77,12 @@ class Peer:
                 self.publish(self.status_now("offline"), "status").wait_for_publish(GOODBYE_S)
             self.client.disconnect()
             self.client.loop_stop()
+
+    def leave_will(self):
+        topic, will = self.topic("status"), self.status_now("offline")
+        will = will if len(will) <= MAX_WILL_BYTES else b""
+        will = self.signing.seal(topic, will, self.signing.begin_epoch()) if self.signing else will
+        self.client.will_set(topic, will, qos=1, retain=True)
 
     def take(self):
         try:
@@ -97,7 +107,8 @@ class Peer:
         _, _, _, agent, kind, *_ = message.topic.split("/")
         expect(re.fullmatch("[a-z0-9_-]{1,64}", agent), "a name")
         expect(len(message.payload) <= MAX_MESSAGE_BYTES, "a shorter message")
-        body = cbor2.loads(message.payload) if message.payload else None
+        payload = self.signing.open(message.topic, message.payload) if self.signing else message.payload
+        body = cbor2.loads(payload) if payload else None
         expect(body is None or body["v"] == 1, "version 1")
         if agent != self.args.agent:
             getattr(self, kind)(agent, body)
@@ -123,6 +134,7 @@ class Peer:
         return "/".join(("dkt/1", self.args.fleet, agent or self.args.agent, *leaf))
 
     def publish(self, payload, *leaf, retain=True):
+        payload = self.signing.seal(self.topic(*leaf), payload) if self.signing else payload
         return self.client.publish(self.topic(*leaf), payload, qos=1, retain=retain)
 
     def announce(self):

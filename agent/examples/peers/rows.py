@@ -96,7 +96,7 @@ class Held:
         new = wanted[ids] & (rounds[ids] < round)
         rounds[ids[new]] = round
         self.logits[view, ids[new]] = logits[new]
-        # Of this session, for an earlier one's are of round 0. Who does not hold the row of `base` lacks that of `round`.
+        # Those held from an earlier session are of round 0. Who does not hold the row of `base` lacks that of `round`.
         as_before = same[wanted[same] & (rounds[same] >= base) & (rounds[same] < round)]
         rounds[as_before] = round
         return new.any() or len(as_before) > 0
