@@ -10,6 +10,7 @@ mod counters;
 pub mod engine;
 pub mod envelope;
 mod error;
+mod inbox;
 pub mod message;
 mod ranked_set;
 pub mod refusal;

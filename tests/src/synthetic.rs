@@ -77,7 +77,7 @@ impl Agent {
             self.step(match incoming {
                 Incoming::Connected => Event::Connected,
                 Incoming::Disconnected => Event::Disconnected,
-                Incoming::Message { topic, message } => Event::Received { topic, message: *message },
+                Incoming::Message { topic, message, .. } => Event::Received { topic, message: *message },
             });
             next = self.connection.try_recv();
         }
@@ -105,6 +105,9 @@ impl Agent {
 
     /// Labels up to `max` rows that peers want, without a network. How many there were.
     pub fn label(&mut self, max: usize) -> usize {
+        if !self.connection.has_room() {
+            return 0;
+        }
         let Some((view, ids)) = self.engine.next_label_batch(max) else { return 0 };
         let n = ids.len();
         let logits = (0..n * self.n_classes).map(|i| (i % 977) as f32 / 61.0 - 8.0).collect();

@@ -90,8 +90,8 @@ class Peer:
         except queue.Empty:
             return
         if message is None:  # Connected, perhaps anew.
-            own = [self.topic(*leaf, agent="+") for leaf in (("status",), ("demand",), ("repair", self.args.agent))]
-            self.client.subscribe([(topic, 1) for topic in own])
+            leaves = ("status",), ("demand",), ("demand", self.args.agent), ("repair", self.args.agent)
+            self.client.subscribe([(self.topic(*leaf, agent="+"), 1) for leaf in leaves])
             self.announce()
             self.reconnected()
             return
@@ -104,28 +104,25 @@ class Peer:
                 print(f"refused {self.n_refused}, now {message.topic}: {error!r}", file=sys.stderr, flush=True)
 
     def received(self, message):
-        _, _, _, agent, kind, *_ = message.topic.split("/")
+        _, _, _, agent, kind, *to = message.topic.split("/")
         expect(re.fullmatch("[a-z0-9_-]{1,64}", agent), "a name")
         expect(len(message.payload) <= MAX_MESSAGE_BYTES, "a shorter message")
         payload = self.signing.open(message.topic, message.payload) if self.signing else message.payload
         body = cbor2.loads(payload) if payload else None
         expect(body is None or body["v"] == 1, "version 1")
         if agent != self.args.agent:
-            getattr(self, kind)(agent, body)
+            getattr(self, kind)(agent, body, *to)
         elif kind == "status" and (body is None or body["state"] == "offline"):
             # A last will that came late.
             self.announce_at = min(self.announce_at, time.monotonic() + LATE_WILL_S)
 
-    def ignore(self, _agent, _body):
+    def ignore(self, *_):
         pass
 
-    status = demand = repair = targets = ignore
+    status = demand = repair = targets = reconnected = ignore
 
     def demand_now(self):
         return b""
-
-    def reconnected(self):
-        pass
 
     def withdraw(self):
         self.publish(b"", "demand")

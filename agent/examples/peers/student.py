@@ -63,7 +63,7 @@ class Student(Peer):
             print(f"{agent} is {teacher.state}, round {teacher.round}", flush=True)
             teacher.expect_rows()
 
-    def targets(self, agent, body):
+    def targets(self, agent, body, _data):
         teacher = self.teachers.get(agent)
         expect(teacher and teacher.fits and body is not None, "a teacher")
         expect(body["session"] == teacher.session and 1 <= body["round"] <= teacher.round, "a round announced")

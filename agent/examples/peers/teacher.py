@@ -55,20 +55,21 @@ class Teacher(Peer):
         elif not wants:
             self.online.discard(agent)
 
-    def demand(self, agent, body):
+    def demand(self, agent, body, *to):
+        who = agent, *to  # Of everybody, or of this teacher by its name: one may be left from an earlier run.
         n_views, samples = 0, None
         if body is not None:
             expect(body["data"] == self.data.digest and body["n_samples"] == self.data.n, "the same data")
             n_views, samples = body["n_views"], self.data.from_bits(body["samples"])
             expect(1 <= n_views <= 255, "1 to 255 views")
-            expect(agent in self.demands or len(self.demands) < MAX_PEERS, "fewer students")
-        n_before, before = self.demands.pop(agent, (0, None))
+            expect(who in self.demands or len(self.demands) < MAX_PEERS, "fewer students")
+        n_before, before = self.demands.pop(who, (0, None))
         if n_views:
-            self.demands[agent] = n_views, samples
+            self.demands[who] = n_views, samples
         for view in range(n_views):  # What was labelled before it demanded it, it has not kept.
             self.labelled(view)[samples & ~before if view < n_before else samples] = False
 
-    def repair(self, agent, body):
+    def repair(self, agent, body, _me):
         if body is None or agent not in self.online or body["round"] != self.round:
             return
         expect(body["data"] == self.data.digest and body["n_samples"] == self.data.n, "the same data")
@@ -82,7 +83,7 @@ class Teacher(Peer):
     def next_batch(self, n_rows):
         """Some of what those who are online demand, and this round has not labelled: (view, ids)."""
         for view, done in self.done.items():
-            wanted = [s for agent, (n, s) in self.demands.items() if agent in self.online and view < n]
+            wanted = [s for (agent, *_), (n, s) in self.demands.items() if agent in self.online and view < n]
             ids = np.flatnonzero(np.any(wanted, axis=0) & ~done)[:n_rows] if wanted else []
             if len(ids) > 0:
                 done[ids] = True

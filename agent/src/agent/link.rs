@@ -59,7 +59,7 @@ impl Link {
         let event = match incoming {
             Incoming::Connected => Event::Connected,
             Incoming::Disconnected => Event::Disconnected,
-            Incoming::Message { topic, message } => Event::Received { topic, message: *message },
+            Incoming::Message { topic, message, .. } => Event::Received { topic, message: *message },
         };
         self.step(event);
     }
@@ -74,6 +74,11 @@ impl Link {
                 Action::Warn(text) => self.warnings.push(text),
             }
         }
+    }
+
+    /// Whether the network keeps up with what is sent.
+    pub fn has_room(&self) -> bool {
+        self.connection.has_room()
     }
 
     /// Time since the connection.

@@ -64,6 +64,10 @@ impl Agent<'_> {
     /// Takes in what has arrived, and labels a bounded number of rows for peers. False if none was wanted.
     fn teach(&mut self) -> Result<bool, AgentError> {
         self.exchange();
+        // What the network does not take would be lost, and labelled again.
+        if self.link.as_ref().is_none_or(|link| !link.has_room()) {
+            return Ok(false);
+        }
         // Samples that this agent has and images that were sent to it take turns.
         let sent_first = std::mem::take(&mut self.sent_first);
         if sent_first && self.label_sent()? {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -24,6 +24,8 @@ use tracing::{debug, info, warn};
 use super::counters::{Counters, Direction};
 use super::envelope::SIGNED_HEAD;
 use super::error::ExchangeError;
+pub use super::inbox::Incoming;
+use super::inbox::{Inbox, Outlet, inbox};
 use super::message::Message;
 use super::refusal::{Refusal, Refusals};
 use super::signing::{self, Opener, Sealer, SigningError};
@@ -35,8 +37,6 @@ use crate::draw::Draw;
 use crate::ids::AgentId;
 use crate::telemetry::event::Traffic;
 
-/// Messages from peers that wait for the training thread.
-const INBOX_MESSAGES: usize = 4096;
 /// Publications and subscriptions that wait for the network.
 const OUTBOX_MESSAGES: usize = 1024;
 /// Packets above this end a connection; messages of our own are smaller (`wire::MAX_MESSAGE_BYTES`).
@@ -116,14 +116,6 @@ impl ConnectionConfig {
     }
 }
 
-/// What the polling thread hands on.
-#[derive(Debug)]
-pub enum Incoming {
-    Connected,
-    Disconnected,
-    Message { topic: Topic, message: Box<Message> },
-}
-
 /// State that both threads see.
 #[derive(Default)]
 struct Shared {
@@ -155,7 +147,7 @@ impl Shared {
 /// The training thread's end.
 pub struct Connection {
     client: Arc<Mutex<AsyncClient>>,
-    inbox: Receiver<Incoming>,
+    inbox: Inbox,
     /// Taken from the inbox while connecting, not yet handed on.
     first: Option<Incoming>,
     shared: Arc<Shared>,
@@ -183,7 +175,7 @@ impl Connection {
             .map_err(ExchangeError::Thread)?;
         let (client, event_loop) = AsyncClient::new(config.options(first_will), OUTBOX_MESSAGES);
         let client = Arc::new(Mutex::new(client));
-        let (sender, inbox) = sync_channel(INBOX_MESSAGES);
+        let (outlet, inbox) = inbox();
         let (failures, failed) = sync_channel(1);
         let (url, timeout) = (config.url.clone(), config.connect_timeout);
         let poller = Poller {
@@ -191,7 +183,7 @@ impl Connection {
             config,
             will,
             client: Arc::clone(&client),
-            inbox: sender,
+            inbox: outlet,
             failures,
             shared: Arc::clone(&shared),
             opener,
@@ -226,7 +218,7 @@ impl Connection {
         if self.first.is_some() {
             return self.first.take();
         }
-        self.inbox.try_recv().ok()
+        self.inbox.try_recv()
     }
 
     /// The next message; waits for it no longer than `longest`.
@@ -235,6 +227,11 @@ impl Connection {
             return self.first.take();
         }
         self.inbox.recv_timeout(longest).ok()
+    }
+
+    /// Whether the network keeps up: fewer than half of what may wait for it does.
+    pub fn has_room(&self) -> bool {
+        self.shared.unacked.load(Ordering::Relaxed) < OUTBOX_MESSAGES as u64 / 2
     }
 
     /// Subscribes now and after every reconnection.
@@ -338,7 +335,7 @@ struct Poller {
     config: ConnectionConfig,
     will: Will,
     client: Arc<Mutex<AsyncClient>>,
-    inbox: SyncSender<Incoming>,
+    inbox: Outlet,
     /// The last failure, for the message about a first connection that did not come about.
     failures: SyncSender<ConnectionError>,
     shared: Arc<Shared>,
@@ -463,7 +460,7 @@ impl Poller {
                 }
                 self.shared.connected.store(true, Ordering::Relaxed);
                 // Waits for room: without this the agent would not announce itself anew.
-                self.inbox.send(Incoming::Connected).is_ok()
+                self.inbox.send_connected()
             }
             Event::Incoming(Packet::Publish(publish)) => {
                 self.publish(&publish.topic, &publish.payload);
@@ -499,7 +496,8 @@ impl Poller {
         }
         match self.read(&topic, payload) {
             Ok(message) => {
-                let message = Incoming::Message { topic, message: Box::new(message) };
+                let n_bytes = payload.len();
+                let message = Incoming::Message { topic, message: Box::new(message), n_bytes };
                 if self.opener.is_none() {
                     return self.forward(message);
                 }
@@ -547,7 +545,7 @@ impl Poller {
     }
 
     fn forward(&self, incoming: Incoming) {
-        if let Err(TrySendError::Full(_)) = self.inbox.try_send(incoming) {
+        if !self.inbox.offer(incoming) {
             self.shared.counters.drop_one();
         }
     }

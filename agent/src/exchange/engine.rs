@@ -13,8 +13,8 @@ use std::time::Duration;
 use self::inputs::{Outgoing, Received};
 use self::learning::Learning;
 use self::sending::Sending;
-use self::teaching::Teaching;
-use super::message::{AgentState, Message, Status};
+use self::teaching::{Demander, Teaching};
+use super::message::{AgentState, Demand, Message, Status};
 use super::rows::Encoding;
 use super::topic::{Leaf, Topic, common_filters};
 use super::wire::MAX_SAMPLES;
@@ -381,12 +381,23 @@ impl Engine {
         Action::Publish { topic: self.topic(Leaf::Status), message, retain: true }
     }
 
-    /// What it demands now; that it demands nothing, where an earlier run may have left a demand.
-    fn publish_demand(&self) -> Action {
+    /// What it demands now, of those it learns from; that it demands nothing, where an earlier run may have left a
+    /// demand.
+    fn publish_demands(&self, actions: &mut Vec<Action>) {
         // Numbers of samples tell those nothing who do not have them.
         let wanted = self.learning.store.wanted().filter(|_| self.config.sends.is_none());
-        let message = wanted.cloned().map_or(Message::Cleared, Message::Demand);
-        Action::Publish { topic: self.topic(Leaf::Demand), message, retain: true }
+        let mut publish = |teacher: Option<AgentId>, demand: Option<&Demand>| {
+            let message = demand.cloned().map_or(Message::Cleared, Message::Demand);
+            actions.push(Action::Publish {
+                topic: self.topic(Leaf::Demand { teacher }),
+                message,
+                retain: true,
+            });
+        };
+        publish(None, wanted.filter(|_| self.config.teachers.is_empty()));
+        for teacher in &self.config.teachers {
+            publish(Some(teacher.clone()), wanted);
+        }
     }
 
     fn connected(&mut self, now: Duration, actions: &mut Vec<Action>) {
@@ -429,7 +440,8 @@ impl Engine {
     /// Says what is retained. The broker may have lost it, and a peer may have missed it.
     fn announce(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.announce_at = now + self.config.limits.announce_every;
-        actions.extend([self.publish_status(), self.publish_demand()]);
+        actions.push(self.publish_status());
+        self.publish_demands(actions);
         self.listen_to_inputs(actions);
     }
 
@@ -443,8 +455,15 @@ impl Engine {
         match (topic.leaf, message) {
             (Leaf::Status, Message::Status(status)) => self.peer_status(topic.agent, &status, now, actions),
             (Leaf::Status, Message::Cleared) => self.peer_offline(&topic.agent),
-            (Leaf::Demand, Message::Demand(demand)) => self.peer_demand(topic.agent, demand),
-            (Leaf::Demand, Message::Cleared) => self.teaching.forget(&topic.agent),
+            (Leaf::Demand { teacher }, message)
+                if teacher.as_ref().is_none_or(|t| *t == self.config.agent) =>
+            {
+                let of = Demander { student: topic.agent, of_this_teacher: teacher.is_some() };
+                match message {
+                    Message::Demand(demand) => self.peer_demand(of, demand),
+                    _ => self.teaching.forget(&of),
+                }
+            }
             (Leaf::Repair { teacher }, Message::Repair(repair)) if teacher == self.config.agent => {
                 self.peer_repair(&topic.agent, &repair);
             }

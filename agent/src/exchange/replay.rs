@@ -10,7 +10,7 @@ use crate::ids::{AgentId, Digest};
 
 /// Version of the files' form.
 pub const STATE_VERSION: u32 = 1;
-/// Topics of one sender that numbers are kept of: an agent reads four.
+/// Topics of one sender that numbers are kept of: an agent reads six.
 pub const MAX_TOPICS: usize = 16;
 /// How far ahead of what has arrived a receiver's kept number of soft targets is: the most that a crash makes it
 /// refuse of an honest teacher, and the share of messages that cost no write. What is refused is asked for again.

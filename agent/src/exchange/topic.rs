@@ -20,8 +20,8 @@ pub struct Topic {
 pub enum Leaf {
     /// Retained: who the agent is and how far.
     Status,
-    /// Retained: what the agent wants labelled.
-    Demand,
+    /// Retained: what the agent wants labelled, by everybody or by one teacher.
+    Demand { teacher: Option<AgentId> },
     /// Retained: what the agent lacks from one teacher.
     Repair { teacher: AgentId },
     /// Soft targets for data whose digest begins with these 16 hexadecimal digits.
@@ -34,7 +34,7 @@ impl Leaf {
     /// Whether the broker keeps what is published for those who subscribe later.
     pub fn is_retained(&self) -> bool {
         match self {
-            Leaf::Status | Leaf::Demand | Leaf::Repair { .. } => true,
+            Leaf::Status | Leaf::Demand { .. } | Leaf::Repair { .. } => true,
             Leaf::Targets { .. } | Leaf::Inputs { .. } => false,
         }
     }
@@ -48,7 +48,7 @@ impl Topic {
     pub fn kind(&self) -> usize {
         match self.leaf {
             Leaf::Status => 0,
-            Leaf::Demand => 1,
+            Leaf::Demand { .. } => 1,
             Leaf::Repair { .. } => 2,
             Leaf::Targets { .. } => 3,
             Leaf::Inputs { .. } => 4,
@@ -60,8 +60,8 @@ impl std::fmt::Display for Topic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{ROOT}/{}/{}/{}", self.fleet, self.agent, KINDS[self.kind()])?;
         match &self.leaf {
-            Leaf::Status | Leaf::Demand => Ok(()),
-            Leaf::Repair { teacher } => write!(f, "/{teacher}"),
+            Leaf::Status | Leaf::Demand { teacher: None } => Ok(()),
+            Leaf::Demand { teacher: Some(teacher) } | Leaf::Repair { teacher } => write!(f, "/{teacher}"),
             Leaf::Targets { data } | Leaf::Inputs { data } => write!(f, "/{data}"),
         }
     }
@@ -85,7 +85,10 @@ fn parse(text: &str) -> Option<Topic> {
     let levels: Vec<&str> = text.strip_prefix(ROOT)?.strip_prefix('/')?.split('/').collect();
     let (fleet, agent, leaf) = match levels[..] {
         [fleet, agent, "status"] => (fleet, agent, Leaf::Status),
-        [fleet, agent, "demand"] => (fleet, agent, Leaf::Demand),
+        [fleet, agent, "demand"] => (fleet, agent, Leaf::Demand { teacher: None }),
+        [fleet, agent, "demand", teacher] => {
+            (fleet, agent, Leaf::Demand { teacher: Some(teacher.parse().ok()?) })
+        }
         [fleet, agent, "repair", teacher] => (fleet, agent, Leaf::Repair { teacher: teacher.parse().ok()? }),
         [fleet, agent, "targets", data] if is_short_digest(data) => {
             (fleet, agent, Leaf::Targets { data: data.to_owned() })
@@ -102,11 +105,12 @@ fn is_short_digest(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What every agent of a fleet subscribes to: the status and demands of all, repairs asked of itself.
+/// What every agent of a fleet subscribes to: the status of all, demands on all and on itself, repairs asked of itself.
 pub fn common_filters(fleet: &FleetId, own: &AgentId) -> Vec<String> {
     vec![
         format!("{ROOT}/{fleet}/+/status"),
         format!("{ROOT}/{fleet}/+/demand"),
+        format!("{ROOT}/{fleet}/+/demand/{own}"),
         format!("{ROOT}/{fleet}/+/repair/{own}"),
     ]
 }
@@ -130,7 +134,8 @@ mod tests {
     fn leaf() -> impl Strategy<Value = Leaf> {
         prop_oneof![
             Just(Leaf::Status),
-            Just(Leaf::Demand),
+            Just(Leaf::Demand { teacher: None }),
+            "[a-z0-9_-]{1,64}".prop_map(|t| Leaf::Demand { teacher: Some(t.parse().unwrap()) }),
             "[a-z0-9_-]{1,64}".prop_map(|t| Leaf::Repair { teacher: t.parse().unwrap() }),
             "[0-9a-f]{16}".prop_map(|data| Leaf::Targets { data }),
             "[0-9a-f]{16}".prop_map(|data| Leaf::Inputs { data }),

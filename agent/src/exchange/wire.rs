@@ -203,7 +203,7 @@ pub fn decode(leaf: &Leaf, bytes: &[u8]) -> Result<Message, WireError> {
     }
     match leaf {
         Leaf::Status => from_cbor(bytes).and_then(status).map(Message::Status),
-        Leaf::Demand => from_cbor(bytes).and_then(demand).map(Message::Demand),
+        Leaf::Demand { .. } => from_cbor(bytes).and_then(demand).map(Message::Demand),
         Leaf::Repair { .. } => from_cbor(bytes).and_then(repair).map(Message::Repair),
         Leaf::Targets { .. } => from_cbor(bytes).and_then(targets::decode).map(Message::Targets),
         Leaf::Inputs { .. } => from_cbor(bytes).and_then(inputs::decode).map(Message::Inputs),

@@ -74,7 +74,7 @@ fn key(name: &str) -> SigningKey {
 fn topics(name: &str) -> [Topic; 4] {
     let leaves = [
         Leaf::Status,
-        Leaf::Demand,
+        Leaf::Demand { teacher: None },
         Leaf::Repair { teacher: "victim".parse().unwrap() },
         Leaf::Targets { data: "0123456789abcdef".to_owned() },
     ];

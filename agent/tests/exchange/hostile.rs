@@ -634,3 +634,44 @@ fn a_repair_that_may_still_lie_at_the_broker_is_taken_back() {
     };
     assert_eq!(topic.to_string(), "dkt/1/fleet/agent-0/repair/peer");
 }
+
+#[test]
+fn a_student_that_names_its_teachers_asks_nobody_else() {
+    let mut named = config(1);
+    named.teachers = ["ann", "bea"].map(|name| name.parse().unwrap()).to_vec();
+    let mut student = Victim::new(named);
+    let said = |actions: &[Action]| -> Vec<(String, bool)> {
+        let demand = |action: &Action| match action {
+            Action::Publish { topic, message, retain: true } if matches!(topic.leaf, Leaf::Demand { .. }) => {
+                Some((topic.to_string(), matches!(message, Message::Demand(_))))
+            }
+            _ => None,
+        };
+        actions.iter().filter_map(demand).collect()
+    };
+    let of = |asks| {
+        [("", false), ("/ann", asks), ("/bea", asks)]
+            .map(|(to, asks)| (format!("dkt/1/fleet/agent-1/demand{to}"), asks))
+    };
+    let actions = student.step(Event::Demand { samples: vec![SampleId(0)], n_views: 1 });
+    assert_eq!(said(&actions), of(true));
+    let end = student.now + Duration::from_secs(61);
+    assert_eq!(said(&student.run_until(end)), of(true), "again, as it may have been lost");
+    assert_eq!(said(&student.step(Event::Finished)), of(false));
+}
+
+#[test]
+fn a_demand_on_all_and_one_on_this_teacher_are_two() {
+    let mut victim = Victim::at_work(config(0));
+    victim.hear_status("peer", status(1, 1));
+    let on = |name: Option<AgentId>| Leaf::Demand { teacher: name };
+    victim.hear("peer", on(Some(name(0))), demand(1, &[1, 2]));
+    victim.hear("peer", on(None), demand(1, &[2, 3]));
+    victim.hear("peer", on(Some(name(1))), demand(1, &[9]));
+    let rows = |ids: &[u32]| -> Vec<_> { ids.iter().map(|id| (View(0), SampleId(*id))).collect() };
+    assert_eq!(victim.label_all(), rows(&[1, 2, 3]));
+    assert_eq!(victim.refused("message under another's topic"), 1);
+    victim.hear("peer", on(None), Message::Cleared);
+    victim.hear_repair("peer", 1, BTreeMap::from([(View(0), samples(N_SAMPLES, &all()))]));
+    assert_eq!(victim.label_all(), rows(&[1, 2]), "the other still holds");
+}

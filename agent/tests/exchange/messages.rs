@@ -67,7 +67,7 @@ pub fn one_of_each() -> [(Leaf, Message); 5] {
     };
     [
         (Leaf::Status, Message::Status(status)),
-        (Leaf::Demand, Message::Demand(demand)),
+        (Leaf::Demand { teacher: None }, Message::Demand(demand)),
         (
             Leaf::Repair { teacher: "b".parse().unwrap() },
             Message::Repair(Repair { data, round: Round(3), missing }),
@@ -240,7 +240,7 @@ pub fn any_message() -> impl Strategy<Value = (Leaf, Message)> {
     let repairs = Leaf::Repair { teacher: "b".parse().unwrap() };
     prop_oneof![
         status().prop_map(|message| (Leaf::Status, message)),
-        demand().prop_map(|message| (Leaf::Demand, message)),
+        demand().prop_map(|message| (Leaf::Demand { teacher: None }, message)),
         repair().prop_map(move |message| (repairs.clone(), message)),
         targets().prop_map(|message| (Leaf::Targets { data: "0123456789abcdef".to_owned() }, message)),
         inputs().prop_map(|message| (Leaf::Inputs { data: "0123456789abcdef".to_owned() }, message)),

@@ -86,7 +86,7 @@ impl Victim {
     }
 
     pub fn hear_demand(&mut self, peer: &str, message: Message) {
-        self.hear(peer, Leaf::Demand, message);
+        self.hear(peer, Leaf::Demand { teacher: None }, message);
     }
 
     pub fn hear_repair(&mut self, peer: &str, round: u64, missing: BTreeMap<View, SampleSet>) {

@@ -226,7 +226,7 @@ fn nothing_that_a_peer_says_ends_an_agent() {
     let data = carol.status.data.short();
     let leaves = || {
         let repair = Leaf::Repair { teacher: "alice".parse().unwrap() };
-        [Leaf::Status, Leaf::Demand, repair, Leaf::Targets { data: data.clone() }]
+        [Leaf::Status, Leaf::Demand { teacher: None }, repair, Leaf::Targets { data: data.clone() }]
     };
     let bombs: [&[u8]; 5] = [
         b"",

@@ -72,7 +72,7 @@ impl Engine {
         let mut set = SampleSet::new(self.config.n_samples);
         samples.iter().for_each(|id| set.insert(*id));
         self.learning.store.demand(Demand { data: self.config.data, n_views, samples: set });
-        actions.push(self.publish_demand());
+        self.publish_demands(actions);
         self.learning.expect_all(now);
         self.outgoing.expect(now, self.config.limits.repair_after);
     }
@@ -81,7 +81,7 @@ impl Engine {
     pub(super) fn withdraw(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.learning.store.withdraw();
         self.outgoing.forget();
-        actions.push(self.publish_demand());
+        self.publish_demands(actions);
         let teachers: Vec<AgentId> = self.learning.asking.keys().cloned().collect();
         teachers.iter().for_each(|teacher| self.ask(teacher, now, actions));
     }

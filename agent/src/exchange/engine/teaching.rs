@@ -22,13 +22,21 @@ struct ViewWork {
     cursor: u32,
 }
 
+/// Who demands, and of whom: of all teachers or of this one by its name. An agent that comes back with other teachers
+/// may have left the one beside the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Demander {
+    pub student: AgentId,
+    pub of_this_teacher: bool,
+}
+
 /// The demands of all peers. There is no queue: what is left to do is what is wanted and not done, so it cannot
 /// outgrow the data set, and what nobody wants any more is not labelled.
 pub(super) struct Teaching {
     n_samples: u32,
     max_demands: usize,
     max_views: usize,
-    demands: BTreeMap<AgentId, Demand>,
+    demands: BTreeMap<Demander, Demand>,
     views: Vec<ViewWork>,
     /// The view whose turn it is.
     turn: usize,
@@ -65,12 +73,12 @@ impl Teaching {
     /// False, and nothing changed, if there is no room for another demand.
     fn demand(
         &mut self,
-        student: AgentId,
+        of: Demander,
         demand: Demand,
         sent: &mut Sent,
         is_student: impl Fn(&AgentId) -> bool,
     ) -> bool {
-        let before = self.demands.get(&student);
+        let before = self.demands.get(&of);
         if before == Some(&demand) {
             return true;
         }
@@ -85,18 +93,18 @@ impl Teaching {
         let held = |id, view| before.is_some_and(|before| before.wants(id, view));
         sent.ask(|id, view| demand.wants(id, view) && !held(id, view));
         if before.is_none() && self.demands.len() >= self.max_demands {
-            self.demands.retain(|id, _| is_student(id));
+            self.demands.retain(|of, _| is_student(&of.student));
             if self.demands.len() >= self.max_demands {
                 return false;
             }
         }
-        self.demands.insert(student, demand);
+        self.demands.insert(of, demand);
         self.changed = true;
         true
     }
 
-    pub fn forget(&mut self, student: &AgentId) {
-        self.changed |= self.demands.remove(student).is_some();
+    pub fn forget(&mut self, of: &Demander) {
+        self.changed |= self.demands.remove(of).is_some();
     }
 
     fn relabel(&mut self, missing: &BTreeMap<View, SampleSet>) {
@@ -139,7 +147,7 @@ impl Teaching {
     }
 
     fn renew(&mut self, is_student: impl Fn(&AgentId) -> bool) {
-        let here = self.demands.iter().filter(|(id, _)| is_student(id)).map(|(_, demand)| demand);
+        let here = self.demands.iter().filter(|(of, _)| is_student(&of.student)).map(|(_, demand)| demand);
         let mut demands: Vec<&Demand> = here.collect();
         demands.sort_by_key(|demand| demand.n_views);
         let n_views = demands.last().map_or(0, |demand| usize::from(demand.n_views));
@@ -181,16 +189,16 @@ impl ViewWork {
 }
 
 impl Engine {
-    pub(super) fn peer_demand(&mut self, student: AgentId, demand: Demand) {
+    pub(super) fn peer_demand(&mut self, of: Demander, demand: Demand) {
         if demand.data != self.config.data || demand.samples.n_samples() != self.config.n_samples {
             return self.stats.refuse("other data");
         }
         if usize::from(demand.n_views) > self.teaching.max_views {
-            self.teaching.forget(&student);
+            self.teaching.forget(&of);
             return self.stats.refuse("views beyond the bound");
         }
         let is_student = |id: &AgentId| self.peers.get(id).is_some_and(Peer::is_student);
-        if !self.teaching.demand(student, demand, &mut self.sending.sent, is_student) {
+        if !self.teaching.demand(of, demand, &mut self.sending.sent, is_student) {
             self.stats.refuse("demands beyond the bound");
         }
     }

@@ -24,9 +24,11 @@ const STATUS: &str = "dkt/1/the-end/somebody/status";
 type Row = (&'static str, &'static str, &'static str);
 const ALL: &str = "alice bob a/b";
 
-const TOPICS: [Row; 32] = [
+const TOPICS: [Row; 37] = [
     ("dkt/1/lab/alice/status", "alice", ALL),
     ("dkt/1/lab/alice/demand", "alice", ALL),
+    ("dkt/1/lab/alice/demand/bob", "alice", "bob"),
+    ("dkt/1/lab/alice/demand/carol", "alice", ""),
     ("dkt/1/lab/alice/targets/0123456789abcdef", "alice", ALL),
     ("dkt/1/lab/alice/inputs/0123456789abcdef", "alice", ALL),
     ("dkt/1/lab/alice/repair/alice", "alice", "alice"),
@@ -35,6 +37,7 @@ const TOPICS: [Row; 32] = [
     ("dkt/1/other/alice/status", "alice", ALL),
     ("dkt/1/lab/bob/status", "bob", ALL),
     ("dkt/1/lab/bob/demand", "bob", ALL),
+    ("dkt/1/lab/bob/demand/alice", "bob", "alice"),
     ("dkt/1/lab/bob/targets/0123456789abcdef", "bob", ALL),
     ("dkt/1/lab/bob/inputs/0123456789abcdef", "bob", ALL),
     ("dkt/1/lab/bob/repair/alice", "bob", "alice"),
@@ -43,6 +46,7 @@ const TOPICS: [Row; 32] = [
     ("dkt/1/lab/carol/status", "", ALL),
     ("dkt/1/lab/carol/targets/0123456789abcdef", "", ALL),
     ("dkt/1/lab/carol/inputs/0123456789abcdef", "", ALL),
+    ("dkt/1/lab/carol/demand/alice", "", "alice"),
     ("dkt/1/lab/carol/repair/alice", "", "alice"),
     // Not of the protocol.
     ("dkt/1/lab/alice", "", ""),
@@ -50,6 +54,7 @@ const TOPICS: [Row; 32] = [
     ("dkt/1/lab/alice/targets", "", ""),
     ("dkt/1/lab/alice/inputs", "", ""),
     ("dkt/1/lab/alice/status/more", "", ""),
+    ("dkt/1/lab/alice/demand/bob/more", "", ""),
     ("dkt/1/alice/status", "", ""),
     ("dkt/2/lab/alice/status", "", ""),
     ("alice/status", "", ""),
@@ -62,11 +67,12 @@ const TOPICS: [Row; 32] = [
 ];
 
 /// Subscriptions, beside those to each topic by its name.
-const FILTERS: [&str; 8] = [
+const FILTERS: [&str; 9] = [
     "#",
     "+/+/+/+/+",
     "$SYS/#",
     "dkt/#",
+    "dkt/1/+/+/demand/+",
     "dkt/1/+/+/repair/+",
     "dkt/1/lab/alice/#",
     "dkt/1/lab/bob/#",
