@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dkt_agent::config::AgentConfig;
+use dkt_agent::config::{AgentConfig, EncodingConfig};
+use dkt_agent::exchange::message::Message;
+use dkt_agent::exchange::topic::Topic;
+use dkt_agent::exchange::wire;
 use dkt_agent::telemetry::event::Event;
 use dkt_tests::broker::Mosquitto;
 use dkt_tests::peer::Peer;
@@ -41,16 +44,29 @@ fn understood(stderr: &str) {
 }
 
 #[test]
-fn an_agent_of_a_secured_lab_learns_from_a_teacher_in_python() {
+fn the_peers_in_python_read_and_sign_the_examples_of_the_protocols_page() {
+    let mut check = python([repository("tests/python/check_peers.py"), repository("docs/protocol.md")]);
+    check.env("PYTHONDONTWRITEBYTECODE", "1").arg(repository("agent/examples/peers"));
+    let output = run(check);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+}
+
+/// An agent learns from a teacher in Python what nobody else could have taught it. Both sign, or neither does.
+fn check_teacher(signed: bool) {
     let folder = tempfile::tempdir().unwrap();
     let broker = Mosquitto::lab(&["alice", "python"]);
-    let keys = broker.certificates().of("python").ca;
+    let keys = broker.certificates();
     let mut command = peer("teacher.py", &digits(folder.path()), &broker);
-    command.arg("--keys").arg(keys.parent().unwrap());
+    command.arg("--keys").arg(keys.of("python").ca.parent().unwrap());
+    if signed {
+        let signing = keys.signing_of("python");
+        command.arg("--sign").arg(signing.key).arg("--signers").arg(signing.signers);
+        command.arg("--numbers").arg(folder.path());
+    }
     let mut teacher = Process::start(command);
 
-    let tls = Some(broker.certificates().of("alice"));
-    let mut taught = config::exchanging(folder.path(), "alice", &broker.url(), tls);
+    let mut taught = config::exchanging(folder.path(), "alice", &broker.url(), Some(keys.of("alice")));
+    taught.exchange.signing = signed.then(|| keys.signing_of("alice"));
     taught.exchange.teachers = vec!["python".parse().unwrap()];
     taught.train.epochs = 16;
     // Public images of all classes: those of the second experience are known to the teacher alone in the first.
@@ -75,11 +91,25 @@ fn an_agent_of_a_secured_lab_learns_from_a_teacher_in_python() {
 }
 
 #[test]
-fn a_student_in_python_is_taught_everything_that_it_demands() {
+fn an_agent_of_a_secured_lab_learns_from_a_teacher_in_python() {
+    check_teacher(false);
+}
+
+#[test]
+fn an_agent_of_a_lab_that_signs_learns_from_a_teacher_in_python() {
+    check_teacher(true);
+}
+
+/// A student in Python gets every row of Alice's, who writes them in this form, and leaves out what has not changed
+/// by more than `delta`.
+fn check_student(encoding: EncodingConfig, delta: f32) {
     let folder = tempfile::tempdir().unwrap();
     let broker = Mosquitto::dev();
+    let mut watcher = Peer::connect(broker.port, "watcher", None).unwrap();
+    assert!(watcher.subscribe("dkt/1/lab/alice/targets/+"));
     let mut alice = config::exchanging(folder.path(), "alice", &broker.url(), None);
     alice.stream.experiences = 1;
+    (alice.exchange.encoding, alice.exchange.delta) = (encoding, delta);
     let alice = start(&alice);
     let mut command = peer("student.py", &digits(folder.path()), &broker);
     command.args(["--views", "2", "--out"]).arg(folder.path().join("targets.npz"));
@@ -97,6 +127,28 @@ fn a_student_in_python_is_taught_everything_that_it_demands() {
     assert!(right > 80.0 && (right - accuracy).abs() < 10.0, "{right}% of the rows, {accuracy}% in testing");
     understood(&alice.stderr);
     understood(&student.stderr);
+    if delta > 0.0 {
+        watcher.find("rows that have hardly changed", |delivered| {
+            let topic: Topic = delivered.topic.parse().unwrap();
+            let message = wire::decode(&topic.leaf, &delivered.payload).unwrap();
+            matches!(message, Message::Targets(chunk) if chunk.same.is_some()).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_student_in_python_is_taught_everything_that_it_demands() {
+    check_student(EncodingConfig::F16, 0.0);
+}
+
+#[test]
+fn a_student_in_python_reads_a_byte_a_logit_and_what_has_hardly_changed() {
+    check_student(EncodingConfig::U8, 0.3);
+}
+
+#[test]
+fn a_student_in_python_reads_the_largest_logits_and_what_has_hardly_changed() {
+    check_student(EncodingConfig::TopK(2), 0.3);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use onnx_grad::{Clip, Dropout, LossScale, Optimizer, Precision, Recompute};
 pub fn python<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let packages =
         std::env::var_os("DKT_TEST_PYTHONPATH").map_or_else(|| repository(".python"), PathBuf::from);
-    for package in ["onnx", "blake3", "cbor2", "paho"] {
+    for package in ["onnx", "blake3", "cbor2", "cryptography", "paho"] {
         assert!(packages.join(package).is_dir(), "`make python` brings the Python packages of the tests");
     }
     let mut command = Command::new("python3");
