@@ -173,7 +173,9 @@ fn once_everything_is_there_only_announcements_are_sent() {
         let before = fleet.published;
         fleet.run_until(end + Duration::from_secs(600));
         let sent = [0, 1, 2, 3].map(|kind| fleet.published[kind] - before[kind]);
-        assert_eq!(sent, [10 * n, 10 * n, 0, 0], "seed {seed}");
+        // Of everybody, and of each teacher that is named.
+        let demands: usize = fleet.agents.iter().map(|agent| 1 + agent.config.teachers.len()).sum();
+        assert_eq!(sent, [10 * n, 10 * demands as u64, 0, 0], "seed {seed}");
     }
 }
 
