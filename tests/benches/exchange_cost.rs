@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use dkt_agent::exchange::engine::Event;
@@ -173,10 +174,9 @@ impl Side {
     }
 }
 
-/// Says what was used when told to end.
+/// Says what was used.
 fn end(agent: Agent, messages: u64, bytes: u64) -> Result<()> {
     let Usage { cpu_s, peak_mib } = Usage::of_this_process()?;
-    wait_for_a_word()?;
     println!("{cpu_s} {peak_mib} {messages} {bytes}");
     agent.stop();
     Ok(())
@@ -189,6 +189,7 @@ fn learn(port: u16) -> Result<()> {
     say("ready");
     student.pump_until(TIMEOUT, |engine| engine.stats().rows_applied >= u64::from(ROWS))?;
     say("done");
+    wait_for_a_word()?;
     let targets = student.traffic("targets")?;
     end(student, targets.messages_in, targets.bytes_in)
 }
@@ -199,13 +200,13 @@ fn teach(port: u16) -> Result<()> {
     say("ready");
     wait_for_a_word()?;
     teacher.step(Event::RoundStarted(Round(1)));
-    let mut n_labelled = 0;
-    while n_labelled < ROWS as usize {
-        let labelled = teacher.label(BATCH);
-        if labelled == 0 {
+    // Until the student has everything: what gets lost on the way is asked for again.
+    let (said, word) = channel();
+    std::thread::spawn(move || said.send(wait_for_a_word().is_ok()));
+    while word.try_recv().is_err() {
+        if teacher.label(BATCH) == 0 {
             teacher.pump(Duration::from_millis(1));
         }
-        n_labelled += labelled;
     }
     let targets = teacher.traffic("targets")?;
     end(teacher, targets.messages_out, targets.bytes_out)

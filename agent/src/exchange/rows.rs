@@ -4,6 +4,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 
 /// How a teacher writes its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,10 @@ impl Rows {
     pub fn pack(encoding: Encoding, logits: &[f32], n_classes: usize, temperature: f32) -> Self {
         match encoding {
             Encoding::F32 => Rows::Dense(Floats::F32(logits.to_vec())),
-            Encoding::F16 => Rows::Dense(Floats::F16(logits.iter().map(|v| half(*v)).collect())),
+            Encoding::F16 => {
+                let clamped: Vec<f32> = logits.iter().map(|v| clamped(*v)).collect();
+                Rows::Dense(Floats::F16(Vec::from_f32_slice(&clamped)))
+            }
             Encoding::U8 => affine(logits, n_classes),
             Encoding::TopK(k) => top_k(k.clamp(1, n_classes), logits, n_classes, temperature),
         }

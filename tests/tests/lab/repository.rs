@@ -77,6 +77,7 @@ fn the_exchange_engine_is_pure() {
             let shells = [
                 "connection.rs",
                 "counters.rs",
+                "inbox.rs",
                 "broker.rs",
                 "tls.rs",
                 "signing.rs",
