@@ -210,6 +210,7 @@ impl CliError {
             },
             CliError::Exchange(e) => match e {
                 ExchangeError::BrokerUnreachable { .. }
+                | ExchangeError::BrokerRejected { .. }
                 | ExchangeError::Thread(_)
                 | ExchangeError::Listen { .. } => UNAVAILABLE,
                 ExchangeError::Signing(SigningError::Write(_)) => IO,
@@ -236,7 +237,8 @@ impl CliError {
         let is_about_input = match self {
             CliError::Exchange(e) => matches!(
                 e,
-                ExchangeError::Certificate { .. } | ExchangeError::Signing(SigningError::Read { .. })
+                ExchangeError::Certificate { .. }
+                    | ExchangeError::Signing(SigningError::Read { .. } | SigningError::Signers { .. })
             ),
             CliError::Config(_)
             | CliError::Model(_)

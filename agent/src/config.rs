@@ -14,6 +14,7 @@ mod strategy;
 mod stream;
 mod train;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ pub use self::train::{
     BatchNormConfig, EarlyStoppingConfig, GroupConfig, NamePattern, PrecisionConfig, RecomputeConfig,
     TrainConfig,
 };
-use crate::ids::{AgentId, FleetId};
+use crate::ids::{AgentId, FleetId, quoted};
 use crate::strategy::TrainsOn;
 
 #[derive(Debug, thiserror::Error)]
@@ -49,19 +50,25 @@ pub enum ConfigError {
     DuplicateAgent { path: PathBuf, agent: String },
     #[error(
         "`{}`: `{agent}` has the class order of `{name}`, but this lab has {}; name one of them",
-        .path.display(), listed(.known)
+        .path.display(), quoted(.known)
     )]
     OrderOfNobody { path: PathBuf, agent: AgentId, name: String, known: Vec<String> },
     #[error(
         "`{}`: {} have each other's class order; give one of them a seed or a list",
-        .path.display(), listed(.names)
+        .path.display(), quoted(.names)
     )]
     OrderCircle { path: PathBuf, names: Vec<String> },
     #[error(
         "`{}`: `{key}` of `{agent}` waits for `{name}`, but this lab has {}; name one of them",
-        .path.display(), listed(.known)
+        .path.display(), quoted(.known)
     )]
     MemberOfNobody { path: PathBuf, agent: AgentId, key: &'static str, name: String, known: Vec<String> },
+    #[error(
+        "`{}`: `exchange.teachers` of `{agent}` names `{name}`, but its fleet `{fleet}` has {} in this lab; correct \
+         it, or give the lab the `broker` at which others are",
+        .path.display(), if .known.is_empty() { "nobody else".to_owned() } else { quoted(.known) }
+    )]
+    TeacherOfNobody { path: PathBuf, agent: AgentId, fleet: FleetId, name: AgentId, known: Vec<AgentId> },
     #[error(
         "`{}`: `{key}` of `{agent}`: expected an experience of `{other}` from 1 to {last}, found {found}",
         .path.display()
@@ -84,10 +91,6 @@ pub enum ConfigError {
     RejoinsWithoutLeaving { path: PathBuf, agent: AgentId },
     #[error("`{}`: these would wait for ever: {}; let one of them begin by itself", .path.display(), .waits.join(", "))]
     WaitForEver { path: PathBuf, waits: Vec<String> },
-}
-
-fn listed(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// A key, whether its value is fine, what it must be, what it is.
@@ -187,7 +190,7 @@ pub struct ExchangeConfig {
     pub label_inputs: bool,
     /// Most images sent and not answered yet, with `sharing = "inputs"`. Default: 256.
     pub inputs_in_flight: usize,
-    /// Number of peers to wait for before training begins. Default: 0.
+    /// Number of peers to wait for before training begins; of `teachers`, where these are listed. Default: 0.
     pub wait_for_peers: usize,
     /// Longest such wait, in seconds; training begins without them then. Default: 30.
     pub wait_at_most_s: f64,
@@ -319,7 +322,7 @@ impl AgentConfig {
     pub(crate) fn validate(&self, path: &Path) -> Result<(), ConfigError> {
         let exchange = &self.exchange;
         let seconds = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        let checks: [Check; 18] = [
+        let checks: [Check; 19] = [
             (
                 "data.cutmix",
                 self.data.cutmix == 0.0 || !exchange.enabled,
@@ -372,7 +375,7 @@ impl AgentConfig {
                 "exchange.encoding",
                 exchange.encoding.is_sound(),
                 "\"f32\", \"f16\", \"u8\" or a top_k from 1 to 4096",
-                format!("{:?}", exchange.encoding),
+                exchange.encoding.to_string(),
             ),
             (
                 "exchange.views",
@@ -415,6 +418,12 @@ impl AgentConfig {
                 !exchange.teachers.contains(&self.agent),
                 "names of other agents",
                 format!("its own, `{}`", self.agent),
+            ),
+            (
+                "exchange.teachers",
+                exchange.teachers.iter().collect::<BTreeSet<_>>().len() == exchange.teachers.len(),
+                "names of other agents, each once",
+                quoted(&exchange.teachers),
             ),
             (
                 "exchange.tls",

@@ -22,6 +22,12 @@ fn check_name(text: &str) -> Result<(), ParseNameError> {
     }
 }
 
+/// Names as a person reads them: `alice`, `bob`.
+pub(crate) fn quoted(names: impl IntoIterator<Item: std::fmt::Display>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

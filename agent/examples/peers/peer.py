@@ -1,6 +1,5 @@
 """What teacher.py and student.py have in common: being an agent of a fleet (docs/protocol.md)."""
 
-import argparse
 import queue
 import re
 import signal
@@ -17,21 +16,6 @@ from signing import Signing
 
 MAX_MESSAGE_BYTES, MAX_WILL_BYTES, MAX_QUEUED, MAX_PEERS = 1 << 20, 65_000, 10_000, 4096
 ANNOUNCE_S, LATE_WILL_S, WARN_S, TICK_S, GOODBYE_S = 60, 2, 60, 0.02, 5
-
-
-def arguments(about):
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("data", help="NPZ file with x_train and y_train")
-    parser.add_argument("--broker", default="mqtt://127.0.0.1:1883", help="or mqtts://HOST[:PORT]")
-    parser.add_argument("--keys", default=".", help="folder with ca.pem, cert.pem and key.pem, for mqtts")
-    parser.add_argument("--fleet", default="lab")
-    parser.add_argument("--agent", default="python", help="a name that no other agent has")
-    parser.add_argument("--crop-padding", type=int, default=1, help="as in the fleet's [data]")
-    parser.add_argument("--flip", action="store_true", help="as in the fleet's [data]")
-    parser.add_argument("--sign", metavar="KEY", help="the agent's signing.key, where the fleet signs its messages")
-    parser.add_argument("--signers", default="signers", help="folder with the public keys of all agents, for --sign")
-    parser.add_argument("--numbers", default=".", help="folder where numbers of signed messages are kept")
-    return parser
 
 
 class Peer:
@@ -62,7 +46,10 @@ class Peer:
         url = urlsplit(self.args.broker)
         if url.scheme == "mqtts":
             self.client.tls_set(*(f"{self.args.keys}/{name}.pem" for name in ("ca", "cert", "key")))
-        self.client.connect(url.hostname, url.port or (8883 if url.scheme == "mqtts" else 1883))
+        try:
+            self.client.connect(url.hostname, url.port or (8883 if url.scheme == "mqtts" else 1883))
+        except OSError as error:
+            sys.exit(f"no connection to {self.args.broker}: {error}")
         self.client.loop_start()
         try:
             while not self.tick():
@@ -90,6 +77,7 @@ class Peer:
         except queue.Empty:
             return
         if message is None:  # Connected, perhaps anew.
+            print(f"connected to {self.args.broker}, fleet {self.args.fleet}", flush=True)
             leaves = ("status",), ("demand",), ("demand", self.args.agent), ("repair", self.args.agent)
             self.client.subscribe([(self.topic(*leaf, agent="+"), 1) for leaf in leaves])
             self.announce()

@@ -14,7 +14,8 @@ import cbor2
 import numpy as np
 
 import rows
-from peer import MAX_MESSAGE_BYTES, Peer, arguments
+from arguments import arguments, join
+from peer import MAX_MESSAGE_BYTES, Peer
 from rows import expect
 
 # A teacher may be away for AWAY_S and come back; its last will may have come late.
@@ -122,6 +123,8 @@ class Student(Peer):
         return cbor2.dumps({"v": 1, **of_data, "n_views": self.args.views, "samples": self.data.to_bits(self.wanted)})
 
     def reconnected(self):
+        if not self.teachers:
+            print("waiting for", *(self.args.teachers or ["anybody"]), flush=True)
         for agent, teacher in self.teachers.items():
             teacher.repair_stands = True
             self.subscribe(agent)
@@ -139,10 +142,8 @@ if __name__ == "__main__":
     parser.add_argument("--views", type=int, default=1, help="how many of each sample, up to 255")
     parser.add_argument("--samples", type=int, help="only the first so many")
     parser.add_argument("--teachers", nargs="*", help="agents to learn from; all if left out")
-    student = Student(parser.parse_args())
-    student.run()
+    student = join(Student, parser.parse_args())
     views, ids, logits = student.mean_logits() if student.teachers else sys.exit("no teacher was heard")
     np.savez(student.args.out, view=views, id=ids, logits=logits)
     right = (logits.argmax(1) == student.data.labels[ids]).mean() if len(ids) else 0.0
-    n_wanted = student.wanted.sum() * student.args.views
-    print(f"{len(ids)} of {n_wanted} rows, {right:.1%} of them right")
+    print(f"{len(ids)} of {student.wanted.sum() * student.args.views} rows, {right:.1%} of them right")

@@ -12,7 +12,8 @@ import numpy as np
 from blake3 import blake3
 
 import rows
-from peer import MAX_PEERS, Peer, arguments
+from arguments import arguments, join
+from peer import MAX_PEERS, Peer
 from rows import expect
 
 
@@ -46,6 +47,8 @@ class Teacher(Peer):
         self.round = 1
         self.online, self.demands, self.done = set(), {}, {}  # done: for each view, the samples labelled
         self.sent, self.n_rows = None, 0
+        right = (self.network.logits(self.data.images).argmax(1) == self.data.labels).mean()
+        print(f"knows {right:.1%} of its {self.data.n} images, data {self.data.digest.hex()}", flush=True)
 
     def status(self, agent, body):
         wants = body is not None and body["state"] == "online" and self.fits(body)
@@ -111,7 +114,4 @@ class Teacher(Peer):
 
 
 if __name__ == "__main__":
-    teacher = Teacher(arguments(__doc__.splitlines()[0]).parse_args())
-    right = teacher.network.logits(teacher.data.images).argmax(1) == teacher.data.labels
-    print(f"knows {right.mean():.1%} of its {teacher.data.n} images, data {teacher.data.digest.hex()}", flush=True)
-    teacher.run()
+    join(Teacher, arguments(__doc__.splitlines()[0]).parse_args())

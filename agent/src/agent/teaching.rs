@@ -162,22 +162,27 @@ impl Agent<'_> {
         }
     }
 
+    /// Waits until as many peers are there as `exchange.wait_for_peers` says; of its teachers, where those are listed.
     pub(super) fn wait_for_peers(&mut self) {
-        let wanted = self.config.exchange.wait_for_peers;
-        let at_most_s = self.config.exchange.wait_at_most_s;
+        let exchange = &self.config.exchange;
+        let (at_most_s, n_listed) = (exchange.wait_at_most_s, exchange.teachers.len());
+        let (wanted, kind) = match n_listed {
+            0 => (exchange.wait_for_peers, "other agent"),
+            _ => (exchange.wait_for_peers.min(n_listed), "teacher"),
+        };
+        let kind = if wanted == 1 { kind.to_owned() } else { format!("{kind}s") };
         let deadline = Instant::now() + Duration::from_secs_f64(at_most_s);
-        let others = if wanted == 1 { "agent" } else { "agents" };
         if self.link.is_some() && wanted > 0 {
-            self.waiting(format!("waiting for {wanted} other {others}, {at_most_s:.0} s at most"));
+            self.waiting(format!("waiting for {wanted} {kind}, {at_most_s:.0} s at most"));
         }
         while let Some(link) = &mut self.link {
-            let found = link.engine.peers().len();
+            let found = link.engine.n_teachers();
             if found >= wanted || self.stop.load(Ordering::Relaxed) {
                 return;
             }
             if Instant::now() >= deadline {
                 let message = format!(
-                    "waited {at_most_s:.0} s for {wanted} other {others}, found {found}; training begins without them"
+                    "waited {at_most_s:.0} s for {wanted} {kind}, found {found}; training begins without them"
                 );
                 self.emit(Event::Warning { message });
                 return;

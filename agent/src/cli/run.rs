@@ -100,7 +100,7 @@ pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
             tensorboard = None;
         }
     });
-    let options = arguments.tensorboard.as_given() + &log.as_given();
+    let options = arguments.progress.as_given() + &arguments.tensorboard.as_given() + &log.as_given();
     let goes_on_with = format!("dkt run {}{options}", arguments.config.display());
     let is_stopped = matches!(ending, Ok(Ending::Stopped));
     if is_stopped {

@@ -66,10 +66,11 @@ pub(super) fn run(arguments: Arguments, log: &Log) -> Result<(), CliError> {
     let mut text = format!("{}\n", crate::report::table::render(&record));
     if stop.is_set() {
         text += &format!(
-            "Stopped: the agents are shown as far as they came. `dkt testbed {} --out {}{}{} --resume` goes on from \
+            "Stopped: the agents are shown as far as they came. `dkt testbed {} --out {}{}{}{} --resume` goes on from \
              there.\n",
             arguments.lab.display(),
             arguments.out.display(),
+            arguments.progress.as_given(),
             arguments.tensorboard.as_given(),
             log.as_given()
         );

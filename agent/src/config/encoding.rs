@@ -1,5 +1,7 @@
 //! `exchange.encoding`: how rows of soft targets are written.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::rows::Encoding;
@@ -37,6 +39,18 @@ impl EncodingConfig {
     }
 }
 
+/// As it is written in TOML.
+impl fmt::Display for EncodingConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EncodingConfig::F32 => f.write_str("\"f32\""),
+            EncodingConfig::F16 => f.write_str("\"f16\""),
+            EncodingConfig::U8 => f.write_str("\"u8\""),
+            EncodingConfig::TopK(k) => write!(f, "{{ top_k = {k} }}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +66,8 @@ mod tests {
         ] {
             let config: ExchangeConfig = toml::from_str(text).unwrap();
             assert_eq!(config.encoding, encoding);
+            let shown = format!("encoding = {encoding}");
+            assert_eq!(toml::from_str::<ExchangeConfig>(&shown).unwrap().encoding, encoding);
             assert_eq!(toml::from_str::<ExchangeConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
         }
         for text in ["encoding = \"f64\"", "encoding = \"top_k\"", "encoding = { top_k = -1 }"] {

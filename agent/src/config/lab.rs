@@ -10,6 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 use super::members::{self, MemberTable};
 use super::{AgentConfig, ConfigError, class_order, read_text};
+use crate::ids::AgentId;
 use crate::membership::Member;
 
 /// Configuration of `dkt testbed`.
@@ -89,9 +90,30 @@ impl LabConfig {
                 .validate(path)
                 .map_err(|source| ConfigError::OfAgent { agent: name, source: Box::new(source) })?;
         }
+        if file.broker == EMBEDDED {
+            check_teachers(path, &agents)?;
+        }
         let members = members::of_lab(path, &agents, &tables)?;
         Ok(LabConfig { title: file.title, broker: file.broker, control: file.control, agents, members })
     }
+}
+
+/// That the lab has the teachers that its agents name: at a broker of its own there is nobody else.
+fn check_teachers(path: &Path, agents: &[AgentConfig]) -> Result<(), ConfigError> {
+    for agent in agents {
+        let others = agents.iter().filter(|other| other.fleet == agent.fleet && other.agent != agent.agent);
+        let known: Vec<AgentId> = others.map(|other| other.agent.clone()).collect();
+        if let Some(name) = agent.exchange.teachers.iter().find(|name| !known.contains(name)) {
+            return Err(ConfigError::TeacherOfNobody {
+                path: path.to_owned(),
+                agent: agent.agent.clone(),
+                fleet: agent.fleet.clone(),
+                name: name.clone(),
+                known,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Takes the keys that all agents share out of a lab's table.
@@ -144,5 +166,33 @@ fn lay_over<'i>(base: &mut DeTable<'i>, over: DeTable<'i>) {
                 base.insert(key, Spanned::new(span, value));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_teachers(heading: &str, of_bob: &str) -> Result<LabConfig, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lab.toml");
+        let agents = format!(
+            "[[agents]]\nagent = \"alice\"\nfleet = \"f\"\n\n[[agents]]\nagent = \"carol\"\nfleet = \"g\"\n\n\
+             [[agents]]\nagent = \"bob\"\nfleet = \"f\"\nexchange.teachers = {of_bob}\n"
+        );
+        std::fs::write(&path, format!("title = \"x\"\n{heading}\n{agents}")).unwrap();
+        LabConfig::read(&path)
+    }
+
+    #[test]
+    fn a_lab_of_its_own_has_the_teachers_that_are_named() {
+        assert!(of_teachers("", "[\"alice\"]").is_ok());
+        for wrong in ["alcie", "carol"] {
+            let error = of_teachers("", &format!("[\"alice\", \"{wrong}\"]")).unwrap_err().to_string();
+            let says = format!("`bob` names `{wrong}`, but its fleet `f` has `alice` in this lab");
+            assert!(error.contains(&says), "{error}");
+        }
+        // At another broker there may be more agents than the lab's.
+        assert!(of_teachers("broker = \"mqtt://127.0.0.1:1883\"", "[\"dave\"]").is_ok());
     }
 }

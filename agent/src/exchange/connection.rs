@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -28,6 +28,7 @@ pub use super::inbox::Incoming;
 use super::inbox::{Inbox, Outlet, inbox};
 use super::message::Message;
 use super::refusal::{Refusal, Refusals};
+use super::rejection::rejection;
 use super::signing::{self, Opener, Sealer, SigningError};
 use super::topic::{Leaf, Topic};
 use super::url::parse_url;
@@ -126,6 +127,8 @@ struct Shared {
     filters: Mutex<BTreeSet<String>>,
     counters: Counters,
     sealer: Option<Mutex<Sealer>>,
+    /// Of the last attempt to connect.
+    failure: Mutex<Option<ConnectionError>>,
 }
 
 impl Shared {
@@ -158,8 +161,8 @@ impl Connection {
     /// Connects; comes back when the broker has accepted, or `stop` is set.
     ///
     /// # Errors
-    /// [`ExchangeError::BrokerUnreachable`] if it has not within the configured time, [`ExchangeError::Stopped`],
-    /// [`ExchangeError::Signing`].
+    /// [`ExchangeError::BrokerUnreachable`] or [`ExchangeError::BrokerRejected`] if it has not within the configured
+    /// time, [`ExchangeError::Stopped`], [`ExchangeError::Signing`].
     pub fn start(
         mut config: ConnectionConfig,
         will: (Topic, Message),
@@ -176,20 +179,19 @@ impl Connection {
         let (client, event_loop) = AsyncClient::new(config.options(first_will), OUTBOX_MESSAGES);
         let client = Arc::new(Mutex::new(client));
         let (outlet, inbox) = inbox();
-        let (failures, failed) = sync_channel(1);
-        let (url, timeout) = (config.url.clone(), config.connect_timeout);
+        let (url, timeout, with_tls) = (config.url.clone(), config.connect_timeout, config.tls.is_some());
         let poller = Poller {
             jitter: Draw::new(0, &format!("backoff {}", config.agent)),
             config,
             will,
             client: Arc::clone(&client),
             inbox: outlet,
-            failures,
             shared: Arc::clone(&shared),
             opener,
             unkept: Vec::new(),
             refusals: Refusals::default(),
             started: Instant::now(),
+            was_connected: false,
         };
         let thread = std::thread::Builder::new()
             .name("mqtt".to_owned())
@@ -209,8 +211,17 @@ impl Connection {
         if stop.load(Ordering::Relaxed) {
             return Err(ExchangeError::Stopped);
         }
-        let source = failed.try_recv().ok().map(Into::into);
-        Err(ExchangeError::BrokerUnreachable { url, seconds: timeout.as_secs_f64(), source })
+        let failure = lock(&connection.shared.failure).take();
+        let reason = failure.as_ref().and_then(|failure| rejection(failure, with_tls));
+        Err(match (reason, failure) {
+            (Some(reason), Some(failure)) => {
+                ExchangeError::BrokerRejected { url, reason, source: failure.into() }
+            }
+            (_, failure) => {
+                let (seconds, source) = (timeout.as_secs_f64(), failure.map(Into::into));
+                ExchangeError::BrokerUnreachable { url, seconds, source }
+            }
+        })
     }
 
     /// The next message, if there is one.
@@ -336,8 +347,6 @@ struct Poller {
     will: Will,
     client: Arc<Mutex<AsyncClient>>,
     inbox: Outlet,
-    /// The last failure, for the message about a first connection that did not come about.
-    failures: SyncSender<ConnectionError>,
     shared: Arc<Shared>,
     jitter: Draw,
     /// Where messages are signed.
@@ -346,6 +355,8 @@ struct Poller {
     unkept: Vec<Incoming>,
     refusals: Refusals,
     started: Instant,
+    /// Since the last warning that it is not let in.
+    was_connected: bool,
 }
 
 impl Poller {
@@ -443,9 +454,14 @@ impl Poller {
             self.forward(Incoming::Disconnected);
         } else {
             debug!(broker = self.config.url, %error, "no connection");
+            // Once, as when the certificate of an agent that trains is revoked: nothing but a person ends it.
+            if let Some(reason) = rejection(&error, self.config.tls.is_some()).filter(|_| self.was_connected)
+            {
+                self.was_connected = false;
+                warn!(broker = self.config.url, reason, "no connection");
+            }
         }
-        // Only the first failure before the first connection is ever read.
-        let _ = self.failures.try_send(error);
+        *lock(&self.shared.failure) = Some(error);
     }
 
     /// False when nobody listens any more.
@@ -453,6 +469,7 @@ impl Poller {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
                 info!(broker = self.config.url, "connected");
+                self.was_connected = true;
                 let filters: Vec<SubscribeFilter> =
                     lock(&self.shared.filters).iter().map(|f| subscription(f)).collect();
                 if !filters.is_empty() && lock(&self.client).try_subscribe_many(filters).is_err() {

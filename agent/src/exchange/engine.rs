@@ -6,6 +6,7 @@ mod learning;
 mod sending;
 mod sent;
 mod teaching;
+mod unheard;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use self::inputs::{Outgoing, Received};
 use self::learning::Learning;
 use self::sending::Sending;
 use self::teaching::{Demander, Teaching};
+use self::unheard::Unheard;
 use super::message::{AgentState, Demand, Message, Status};
 use super::rows::Encoding;
 use super::topic::{Leaf, Topic, common_filters};
@@ -233,9 +235,7 @@ pub struct Engine {
     sending: Sending,
     outgoing: Outgoing,
     received: Received,
-    /// Teachers that are listed and of which nothing has been heard yet, and when a person is told so.
-    unheard: Vec<AgentId>,
-    unheard_at: Option<Duration>,
+    unheard: Unheard,
     stats: Stats,
 }
 
@@ -247,8 +247,7 @@ impl Engine {
             sending: Sending::new(&config),
             outgoing: Outgoing::new(&config),
             received: Received::new(&config),
-            unheard: config.teachers.clone(),
-            unheard_at: None,
+            unheard: Unheard::new(&config.teachers),
             state: AgentState::Online,
             round: Round(0),
             connected: false,
@@ -294,6 +293,7 @@ impl Engine {
                 self.state = AgentState::Finished;
                 self.withdraw(now, &mut actions);
                 actions.push(self.publish_status());
+                self.tell_of_unheard(now, true, &mut actions);
             }
             Event::Tick if self.connected => {
                 if self.announce_at <= now {
@@ -302,7 +302,7 @@ impl Engine {
                 self.ask_for_missing(now, &mut actions);
                 self.send_old(now, &mut actions);
                 self.look_for_lacking(now, &mut actions);
-                self.miss_teachers(now, &mut actions);
+                self.tell_of_unheard(now, false, &mut actions);
             }
             Event::Tick => {}
             Event::Stopping => {
@@ -339,6 +339,11 @@ impl Engine {
     pub fn peers(&self) -> Vec<&AgentId> {
         let here = |p: &Peer| p.fits() && p.state != AgentState::Offline;
         self.peers.iter().filter(|(_, p)| here(p)).map(|(id, _)| id).collect()
+    }
+
+    /// How many of them this agent learns from.
+    pub fn n_teachers(&self) -> usize {
+        self.peers().into_iter().filter(|id| self.is_teacher(id)).count()
     }
 
     /// Whether nobody who fits is still training; then nobody wants to be taught either.
@@ -415,26 +420,15 @@ impl Engine {
                 actions.push(Action::Warn(text));
             }
         }
-        self.unheard_at.get_or_insert(now + 2 * self.config.limits.announce_every);
+        self.unheard.connected(now);
         self.announce(now, actions);
         self.learning.connected(now);
         self.outgoing.expect(now, self.config.limits.repair_after);
     }
 
-    /// Tells of listed teachers that nobody has heard of: perhaps a name is misspelt. Whoever is there has announced
-    /// itself twice until then, and one of these may have got lost.
-    fn miss_teachers(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if self.unheard_at.is_none_or(|at| at > now) {
-            return;
-        }
-        let seconds = 2 * self.config.limits.announce_every.as_secs();
-        for id in std::mem::take(&mut self.unheard) {
-            let text = format!(
-                "nothing has been heard of `{id}` in the first {seconds} s; is that how the teacher is called, and is it of \
-                 this fleet? `exchange.teachers` names it"
-            );
-            actions.push(Action::Warn(text));
-        }
+    fn tell_of_unheard(&mut self, now: Duration, is_over: bool, actions: &mut Vec<Action>) {
+        let text = self.unheard.tell(now, is_over, &self.config.fleet, self.peers.keys());
+        actions.extend(text.map(Action::Warn));
     }
 
     /// Says what is retained. The broker may have lost it, and a peer may have missed it.
@@ -509,7 +503,7 @@ impl Engine {
     }
 
     fn peer_status(&mut self, id: AgentId, status: &Status, now: Duration, actions: &mut Vec<Action>) {
-        self.unheard.retain(|teacher| *teacher != id);
+        self.unheard.heard(&id);
         if status.state == AgentState::Offline {
             return self.peer_offline(&id);
         }

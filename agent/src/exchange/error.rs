@@ -36,6 +36,8 @@ pub enum ExchangeError {
         "no connection to the broker at {url} within {seconds:.0} s; is it running there? `dkt broker` starts one for trying things out, and `exchange.enabled = false` trains without"
     )]
     BrokerUnreachable { url: String, seconds: f64, source: Option<Box<dyn Error + Send + Sync>> },
+    #[error("no connection to the broker at {url}: {reason}")]
+    BrokerRejected { url: String, reason: &'static str, source: Box<dyn Error + Send + Sync> },
     #[error("stopped before the broker had answered")]
     Stopped,
     #[error("cannot start the connection's thread")]

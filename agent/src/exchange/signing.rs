@@ -43,6 +43,11 @@ const PUBLIC_HEAD: [u8; 12] = [0x30, 42, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 33,
 pub enum SigningError {
     #[error("cannot read `{}`", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot read `exchange.signing.signers`, `{}`; it is the folder `signers` that `dkt keys add` writes",
+        .path.display()
+    )]
+    Signers { path: PathBuf, source: io::Error },
     #[error("`{}`: expected at most {limit} bytes, found more", .path.display())]
     TooLong { path: PathBuf, limit: u64 },
     #[error("`{}`: expected a private Ed25519 key (PKCS #8, PEM), as `dkt keys add` writes", .path.display())]
@@ -54,12 +59,12 @@ pub enum SigningError {
     #[error("`{}`: expected the public keys of at most {MAX_SIGNERS} agents, found more", .path.display())]
     TooMany { path: PathBuf },
     #[error(
-        "`{}`: expected `{agent}{PUBLIC_KEY_SUFFIX}` among the public keys; copy the folder anew from that of `dkt keys`",
+        "`exchange.signing.signers`, `{}`: expected `{agent}{PUBLIC_KEY_SUFFIX}` among the public keys; copy the folder anew from that of `dkt keys`, unless `{agent}` was revoked",
         .path.display()
     )]
     NotASigner { path: PathBuf, agent: AgentId },
     #[error(
-        "`{}` is not the key of `{}`: others would refuse what it signs; give the agent its own key, or copy the public keys anew",
+        "`exchange.signing.key`, `{}`, is not the key of `{}`: others would refuse what it signs; give the agent its own key, or copy the public keys anew",
         .key.display(), .public.display()
     )]
     OtherKey { key: PathBuf, public: PathBuf },
@@ -194,7 +199,7 @@ fn public_key(path: &Path) -> Result<VerifyingKey, SigningError> {
 
 /// By the agents' names, of all files of the folder that end in `.pub`.
 fn public_keys(folder: &Path) -> Result<BTreeMap<AgentId, VerifyingKey>, SigningError> {
-    let failed = |source| SigningError::Read { path: folder.to_owned(), source };
+    let failed = |source| SigningError::Signers { path: folder.to_owned(), source };
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;

@@ -142,5 +142,8 @@ fn exchanged(record: &LabRecord) -> String {
             }
         }
     }
+    if !text.is_empty() {
+        text += "\nA message of 0 bytes takes back what its sender said before.\n";
+    }
     text
 }

@@ -37,6 +37,14 @@ pub enum Style {
     Log,
 }
 
+impl Style {
+    /// As on a command line, with a space before; empty for the default.
+    pub fn as_given(self) -> String {
+        let value = self.to_possible_value().filter(|_| self != Style::Auto);
+        value.map_or_else(String::new, |value| format!(" --progress {}", value.get_name()))
+    }
+}
+
 /// Steps of the bar for the whole in each of its runs.
 const PARTS: u64 = 1000;
 

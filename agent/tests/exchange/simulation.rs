@@ -119,7 +119,9 @@ fn once_the_faults_stop_every_demanded_row_of_every_teachers_last_round_arrives(
         let end = fleet.now + RECOVERY;
         run_until_served(&mut fleet, end);
         for (agent, student) in fleet.agents.iter().enumerate() {
-            assert_eq!(student.warnings, [""; 0], "seed {seed}: agent {agent}");
+            // A teacher that the faults keep away for long is told of.
+            let mut others = student.warnings.iter().filter(|text| !text.contains("nothing has been heard"));
+            assert_eq!(others.next(), None, "seed {seed}: agent {agent}");
         }
     }
 }

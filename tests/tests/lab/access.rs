@@ -22,14 +22,14 @@ fn two_agents_teach_each_other_in_a_lab_with_certificates() {
     });
 }
 
-/// Alice, with those certificates, is not let in: one clear line, in the time that she allows.
-fn is_refused(folder: &Path, broker: &str, tls: Option<TlsConfig>) {
+/// Alice, with those certificates, is not let in: one clear line that says why.
+fn is_refused(folder: &Path, broker: &str, tls: Option<TlsConfig>, reason: &str) {
     let mut config = config::exchanging(folder, "alice", broker, tls);
     config.exchange.connect_timeout_s = 2.0;
     let ended = start(&config).end();
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-    let clear = format!("dkt: no connection to the broker at {broker} within 2 s");
+    let clear = format!("dkt: no connection to the broker at {broker}: {reason}");
     assert!(ended.stderr.starts_with(&clear), "{}", ended.stderr);
     assert!(!ended.events.iter().any(|event| matches!(event, Event::Started(_))), "nothing is trained");
 }
@@ -41,7 +41,7 @@ fn an_agent_is_refused_with_a_certificate_that_another_authority_has_signed() {
     let foreign = Certificates::make(&folder.path().join("certs"), &["alice"]);
     // She trusts the lab's authority, and is not trusted by it.
     let tls = TlsConfig { ca: broker.certificates().of("alice").ca, ..foreign.of("alice") };
-    is_refused(folder.path(), &broker.url(), Some(tls));
+    is_refused(folder.path(), &broker.url(), Some(tls), "it does not know the authority");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn an_agent_refuses_a_broker_that_another_authority_has_signed() {
     let folder = tempfile::tempdir().unwrap();
     let foreign = Certificates::make(&folder.path().join("certs"), &["alice"]);
     let tls = TlsConfig { ca: foreign.of("alice").ca, ..broker.certificates().of("alice") };
-    is_refused(folder.path(), &broker.url(), Some(tls));
+    is_refused(folder.path(), &broker.url(), Some(tls), "its certificate is not of the authority");
 }
 
 #[test]
@@ -61,14 +61,15 @@ fn an_agent_is_refused_when_its_certificate_is_revoked() {
         certificates.revoke("alice");
     });
     let folder = tempfile::tempdir().unwrap();
-    is_refused(folder.path(), &broker.url(), revoked);
+    is_refused(folder.path(), &broker.url(), revoked, "it says that this agent's certificate is revoked");
 }
 
 #[test]
 fn an_agent_without_tls_is_refused_by_the_broker_of_a_lab() {
     let broker = Mosquitto::lab(&["alice"]);
     let folder = tempfile::tempdir().unwrap();
-    is_refused(folder.path(), &format!("mqtt://127.0.0.1:{}", broker.port), None);
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    is_refused(folder.path(), &url, None, "it answers and ends the connection at once");
 }
 
 #[test]

@@ -109,5 +109,5 @@ fn a_key_that_is_not_the_agents_ends_it_with_one_line() {
     config.exchange.signing = Some(keys.signing_of("bob"));
     let ended = start(&config).end();
     assert_eq!((ended.code, ended.stderr.lines().count()), (Some(78), 1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("signing.key` is not the key of"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("signing.key`, is not the key of"), "{}", ended.stderr);
 }

@@ -49,9 +49,7 @@ fn an_agent_tells_programs_how_it_goes_on() {
     // That command does go on.
     let mut words = command.split(' ');
     assert_eq!(words.next(), Some("dkt"));
-    let mut command = dkt(words);
-    command.args(["--progress", "json"]);
-    let mut agent = dkt_tests::process::Agent::start("alice", command);
+    let mut agent = dkt_tests::process::Agent::start("alice", dkt(words));
     assert_eq!(Some(agent.started().resumed_at_step), saved);
     agent.terminate();
     assert_eq!(agent.end().code, Some(0));
@@ -64,9 +62,9 @@ fn an_agent_tells_people_how_it_goes_on() {
     config.checkpoint.every_steps = 1;
     let file = config::write(folder.path(), &config);
     let log = folder.path().join("dkt.log").display().to_string();
-    let options = ["--tensorboard", "--log-format", "json", "--log-file", log.as_str()];
-    let mut agent =
-        Process::start(dkt(["run", file.to_str().unwrap(), "--progress", "plain"].iter().chain(&options)));
+    let options =
+        ["--progress", "plain", "--tensorboard", "--log-format", "json", "--log-file", log.as_str()];
+    let mut agent = Process::start(dkt(["run", file.to_str().unwrap()].iter().chain(&options)));
     // Only its first line comes soon.
     let line = agent.stderr.next(Deadline::default()).unwrap().expect("it starts");
     assert!(line.contains(" s  alice: digits-cnn "), "{line}");
@@ -176,8 +174,11 @@ fn a_lab_goes_on_in_the_arm_in_which_it_was_stopped() {
     let out = folder.path().join("out");
     let (_, text) = interrupt_in_arm(Process::start(testbed(folder.path(), false)), true);
     let file = folder.path().join("lab.toml");
-    let says =
-        format!("`dkt testbed {} --out {} --resume` goes on from there.", file.display(), out.display());
+    let says = format!(
+        "`dkt testbed {} --out {} --progress json --resume` goes on from there.",
+        file.display(),
+        out.display()
+    );
     assert!(text.contains(&says), "{text}");
     assert!(!out.join("exchange-off").exists(), "the control is not begun");
 

@@ -81,11 +81,14 @@ fn what_is_wrong_with_keys_is_said_at_the_start() {
     }
     let other = error(&config(&keys, "bob"), "alice");
     assert!(
-        other.starts_with("`/keys/agents/bob/signing.key` is not the key of `/keys/signers/alice.pub`"),
+        other.starts_with("`exchange.signing.key`, `/keys/agents/bob/signing.key`, is not the key of `/keys/signers/alice.pub`"),
         "{other}"
     );
     let missing = error(&alice, "carol");
-    assert!(missing.starts_with("`/keys/signers`: expected `carol.pub` among"), "{missing}");
+    assert!(
+        missing.starts_with("`exchange.signing.signers`, `/keys/signers`: expected `carol.pub` among"),
+        "{missing}"
+    );
     fs::write(keys.join("signers/Dave.pub"), "").unwrap();
     assert_eq!(error(&alice, "alice"), "`/keys/signers/Dave.pub`: expected a file named after an agent");
     fs::rename(keys.join("signers/Dave.pub"), keys.join("signers/dave.pub")).unwrap();
