@@ -191,6 +191,12 @@ fn exchange(html: &mut String, record: &LabRecord) {
         paragraph(html, "Nothing was exchanged.");
     } else {
         html.push_str(&table.end());
+        for (arm, run) in runs(record) {
+            let refused = run.last_traffic().map(Traffic::refused_in_words).unwrap_or_default();
+            if !refused.is_empty() {
+                paragraph(html, &format!("{}, {}: messages refused: {refused}.", run.name(), arm.name));
+            }
+        }
         let x = "seconds since the process started";
         let axes = Axes { x, y: "bytes received", y_range: None, x_counts: false };
         curves(html, &traffic_lines(record), &axes, "Bytes received from peers, of all kinds of messages");

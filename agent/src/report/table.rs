@@ -136,6 +136,10 @@ fn exchanged(record: &LabRecord) -> String {
                     kind.bytes_in
                 );
             }
+            let refused = traffic.refused_in_words();
+            if !refused.is_empty() {
+                let _ = writeln!(text, "{:<10} messages refused: {refused}", run.name());
+            }
             if let Some(finished) = &run.finished {
                 let seconds = fixed(finished.labelling_seconds, 1);
                 let _ = writeln!(text, "{:<10} labelled for others for {seconds} s", run.name());

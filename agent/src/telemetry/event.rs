@@ -193,6 +193,15 @@ pub struct Traffic {
     pub refused: Vec<RefusedForReason>,
 }
 
+impl Traffic {
+    /// How many messages were refused, by reason: `signature 2, unsigned 1`; empty if none was.
+    pub fn refused_in_words(&self) -> String {
+        let words: Vec<String> =
+            self.refused.iter().map(|of| format!("{} {}", of.reason, of.messages)).collect();
+        words.join(", ")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedForReason {
     /// As `docs/protocol.md` lists them.

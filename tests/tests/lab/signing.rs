@@ -50,6 +50,9 @@ fn agents_of_a_lab_sign_what_they_say_and_refuse_what_another_has_forged() {
     for ended in agents.map(Agent::end) {
         exchange::learned_from_its_peer(&ended);
         has_refused(&ended, &reasons);
+        let report = folder.path().join(&ended.name).join("report.html");
+        let report = std::fs::read_to_string(report).unwrap();
+        assert!(report.contains("exchange on: messages refused: signature 1, unsigned 1."), "{}", ended.name);
     }
 }
 

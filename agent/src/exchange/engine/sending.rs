@@ -145,7 +145,8 @@ impl Engine {
             let n = SampleList::fitting(ids, row_bytes, room.saturating_sub(said_bytes))
                 .max(at_least)
                 .min(ids.len());
-            let logits: Vec<f32> = order[..n].iter().flat_map(|i| row(*i)).copied().collect();
+            let mut logits = Vec::with_capacity(n * n_classes);
+            order[..n].iter().for_each(|i| logits.extend_from_slice(row(*i)));
             let chunk = TargetChunk {
                 session: self.config.session,
                 data: held.data,

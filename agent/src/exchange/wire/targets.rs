@@ -111,7 +111,7 @@ pub(super) fn encode(m: &TargetChunk) -> Vec<u8> {
                 wire.classes = Some(if class_bytes(m.n_classes) == 1 {
                     typed(TAG_U8, classes.iter().map(|class| *class as u8).collect())
                 } else {
-                    typed(TAG_U16_LE, classes.iter().flat_map(|class| class.to_le_bytes()).collect())
+                    typed(TAG_U16_LE, le_bytes(classes, u16::to_le_bytes))
                 });
                 (wire.logits, wire.rest) = (Some(floats(logits)), Some(floats(rest)));
             }
@@ -122,9 +122,18 @@ pub(super) fn encode(m: &TargetChunk) -> Vec<u8> {
 
 fn floats<'a>(values: &Floats) -> Typed<'a> {
     match values {
-        Floats::F16(values) => typed(TAG_F16_LE, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        Floats::F32(values) => typed(TAG_F32_LE, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Floats::F16(values) => typed(TAG_F16_LE, le_bytes(values, |v| v.to_le_bytes())),
+        Floats::F32(values) => typed(TAG_F32_LE, le_bytes(values, |v| v.to_le_bytes())),
     }
+}
+
+/// In place, which the compiler turns into a copy; chained together they would go through one by one.
+fn le_bytes<T: Copy, const N: usize>(values: &[T], of: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut bytes = vec![0; N * values.len()];
+    for (to, v) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        *to = of(*v);
+    }
+    bytes
 }
 
 pub(super) fn decode(mut wire: TargetsWire) -> Result<TargetChunk, WireError> {
