@@ -37,8 +37,8 @@ bench-torch: runtime ## Measure training steps beside PyTorch; DKT_BENCH_PYTHON 
 	@"$$DKT_BENCH_PYTHON" -c "import torch" || { echo "bench-torch: $$DKT_BENCH_PYTHON has no PyTorch" >&2; exit 1; }
 	$(CARGO) bench --locked -p dkt-agent --bench step
 
-bench-exchange: ## Measure how fast signed messages are taken in, and forged ones refused
-	$(CARGO) bench --locked -p dkt-agent --bench exchange_refusal
+bench-exchange: mosquitto ## Measure signed messages, and moving soft targets; beside Python if DKT_BENCH_PYTHON names one
+	$(CARGO) bench --locked --workspace --bench exchange_refusal --bench exchange_cost
 
 runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one
 	@test -n "$$ORT_DYLIB_PATH" || deploy/fetch-onnxruntime.sh $(RUNTIME_DIR)

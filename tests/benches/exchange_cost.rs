@@ -1,6 +1,6 @@
 //! What it costs to move soft targets: a teacher and a student, each a process of its own, over mosquitto on loopback.
 //!
-//! `cargo bench -p dkt-tests --bench exchange_cost`. With `DKT_BENCH_PYTHON` set to a Python that has paho-mqtt and
+//! `cargo bench --workspace --bench exchange_cost`. With `DKT_BENCH_PYTHON` set to a Python that has paho-mqtt and
 //! numpy, a plain pair of Python programs moves the same rows over the same broker in the same run, in turn:
 //! absolute figures on a shared machine mean little. The student asks for all rows, the teacher has their logits
 //! ready and labels nothing: encoding, publishing, receiving, decoding and storing are what is measured.

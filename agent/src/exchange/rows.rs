@@ -147,8 +147,11 @@ impl Rows {
     }
 }
 
+/// The largest finite number of half precision; converted once, as the processor's instruction is no constant.
+const MOST: f32 = f16::MAX.to_f32_const();
+
 fn clamped(v: f32) -> f32 {
-    v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())
+    v.clamp(-MOST, MOST)
 }
 
 /// The nearest, the largest finite one at most.
