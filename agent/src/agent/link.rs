@@ -96,7 +96,8 @@ impl Link {
 
     /// Messages dropped at a bound: a full queue, or no connection.
     pub fn n_dropped(&self) -> u64 {
-        self.connection.n_dropped()
+        let traffic = self.traffic();
+        traffic.dropped_out + traffic.dropped_in
     }
 
     /// Messages from peers that were not taken in.

@@ -57,7 +57,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// After this many connections that broke at once a person is told what may be the reason.
 const FAILURES_BEFORE_HINT: u32 = 3;
 /// For sending what is queued when the agent ends.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether that is done, or whether the agent is asked to end.
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Signed messages that wait for their numbers to be written down: as many as are there at once, up to this.
@@ -251,7 +251,7 @@ impl Connection {
         lock(&self.shared.filters).extend(filters);
         // Where this fails the connection is broken, and the next ConnAck renews all subscriptions.
         if lock(&self.client).try_subscribe_many(requests).is_err() {
-            self.shared.counters.drop_one();
+            self.shared.counters.drop_one(Direction::Out);
         }
     }
 
@@ -261,30 +261,29 @@ impl Connection {
         let connected = self.shared.connected.load(Ordering::Relaxed);
         let payload = connected.then(|| self.shared.payload(&topic, wire::encode(&message))).flatten();
         let Some(payload) = payload else {
-            self.shared.counters.drop_one();
+            self.shared.counters.drop_one(Direction::Out);
             return;
         };
         let (kind, n_bytes) = (topic.kind(), payload.len());
+        if n_bytes > wire::MAX_MESSAGE_BYTES {
+            // Only a status can be so long, with thousands of classes of long names; it is said again every minute.
+            warn!(%topic, n_bytes, limit = wire::MAX_MESSAGE_BYTES, "a message is too long, and was not sent");
+            return self.shared.counters.drop_one(Direction::Out);
+        }
         // Before it is queued: the acknowledgement may be here before this thread goes on.
         self.shared.unacked.fetch_add(1, Ordering::Relaxed);
-        let sent = n_bytes <= wire::MAX_MESSAGE_BYTES
-            && lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload).is_ok();
-        if sent {
+        let queued = lock(&self.client).try_publish(topic.to_string(), QoS::AtLeastOnce, retain, payload);
+        if queued.is_ok() {
             self.shared.counters.count(kind, Direction::Out, n_bytes);
         } else {
             self.shared.acked();
-            self.shared.counters.drop_one();
+            self.shared.counters.drop_one(Direction::Out);
         }
     }
 
     /// Totals since the start.
     pub fn traffic(&self) -> Traffic {
         self.shared.counters.traffic()
-    }
-
-    /// Messages dropped because a queue was full or there was no connection.
-    pub fn n_dropped(&self) -> u64 {
-        self.shared.counters.n_dropped()
     }
 
     /// Sends what is queued and waits for the broker to acknowledge it, both for a bounded time, and disconnects.
@@ -473,7 +472,7 @@ impl Poller {
                 let filters: Vec<SubscribeFilter> =
                     lock(&self.shared.filters).iter().map(|f| subscription(f)).collect();
                 if !filters.is_empty() && lock(&self.client).try_subscribe_many(filters).is_err() {
-                    self.shared.counters.drop_one();
+                    self.shared.counters.drop_one(Direction::Out);
                 }
                 self.shared.connected.store(true, Ordering::Relaxed);
                 // Waits for room: without this the agent would not announce itself anew.
@@ -563,7 +562,7 @@ impl Poller {
 
     fn forward(&self, incoming: Incoming) {
         if !self.inbox.offer(incoming) {
-            self.shared.counters.drop_one();
+            self.shared.counters.drop_one(Direction::In);
         }
     }
 }

@@ -16,8 +16,10 @@ pub(super) enum Direction {
 pub(super) struct Counters {
     /// Messages out, bytes out, messages in, bytes in; by kind.
     kinds: [[AtomicU64; 4]; KINDS.len()],
-    /// At a full queue, or without a connection.
-    dropped: AtomicU64,
+    /// On their way out: at a full queue, without a connection, or beyond the bound of a message.
+    dropped_out: AtomicU64,
+    /// Arrived, at a full queue.
+    dropped_in: AtomicU64,
     /// By reason.
     refused: [AtomicU64; REASONS.len()],
 }
@@ -33,12 +35,12 @@ impl Counters {
         self.kinds[kind][at + 1].fetch_add(n_bytes as u64, Ordering::Relaxed);
     }
 
-    pub fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn n_dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    pub fn drop_one(&self, direction: Direction) {
+        let dropped = match direction {
+            Direction::Out => &self.dropped_out,
+            Direction::In => &self.dropped_in,
+        };
+        dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn refuse(&self, refusal: &Refusal) {
@@ -58,6 +60,8 @@ impl Counters {
         Traffic {
             kinds: KINDS.iter().zip(&self.kinds).map(kind).collect(),
             refused: REASONS.iter().zip(&self.refused).filter_map(refused).collect(),
+            dropped_out: self.dropped_out.load(Ordering::Relaxed),
+            dropped_in: self.dropped_in.load(Ordering::Relaxed),
         }
     }
 }

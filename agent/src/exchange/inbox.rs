@@ -12,6 +12,8 @@ use crate::ids::AgentId;
 
 /// Messages that wait.
 const MAX_MESSAGES: usize = 4096;
+/// Places of the queue for what is no message.
+const CONNECTION_EVENTS: usize = 64;
 /// Bytes of their payloads: what they take in memory is in proportion.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What one message counts as at least, so that a bound of bytes is one of messages too.
@@ -86,7 +88,7 @@ pub(super) struct Inbox {
 }
 
 pub(super) fn inbox() -> (Outlet, Inbox) {
-    let (sender, receiver) = sync_channel(MAX_MESSAGES);
+    let (sender, receiver) = sync_channel(MAX_MESSAGES + CONNECTION_EVENTS);
     let waiting = Arc::new(Mutex::new(Waiting::default()));
     (Outlet { sender, waiting: Arc::clone(&waiting) }, Inbox { receiver, waiting })
 }
@@ -185,7 +187,8 @@ mod tests {
     #[test]
     fn more_than_the_queue_takes_is_given_back() {
         let (outlet, inbox) = inbox();
-        (0..MAX_MESSAGES).for_each(|_| assert!(outlet.offer(Incoming::Disconnected)));
+        let places = MAX_MESSAGES + CONNECTION_EVENTS;
+        (0..places).for_each(|_| assert!(outlet.offer(Incoming::Disconnected)));
         assert!(!outlet.offer(message("peer", 9)));
         assert_eq!(lock(&inbox.waiting).n_bytes, 0);
     }

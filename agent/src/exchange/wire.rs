@@ -6,6 +6,7 @@
 mod inputs;
 mod sample_list;
 mod targets;
+mod text_keys;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -212,7 +213,10 @@ pub fn decode(leaf: &Leaf, bytes: &[u8]) -> Result<Message, WireError> {
 
 /// Trailing bytes are an error.
 fn from_cbor<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
-    serde_cbor::from_slice(bytes).map_err(WireError::Cbor)
+    let mut deserializer = serde_cbor::Deserializer::from_slice(bytes);
+    let value = text_keys::deserialize(&mut deserializer).map_err(WireError::Cbor)?;
+    deserializer.end().map_err(WireError::Cbor)?;
+    Ok(value)
 }
 
 const STATES: [(AgentState, &str); 3] =

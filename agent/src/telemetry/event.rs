@@ -191,6 +191,12 @@ pub struct Traffic {
     /// Messages that arrived and were not taken in; only reasons for which there were some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedForReason>,
+    /// Messages that were not sent: at a full queue, without a connection, or beyond the bound of a message.
+    #[serde(default)]
+    pub dropped_out: u64,
+    /// Messages that arrived and were lost at a full queue.
+    #[serde(default)]
+    pub dropped_in: u64,
 }
 
 impl Traffic {
@@ -227,7 +233,7 @@ pub struct Finished {
     /// Rows of soft targets applied, and those that were refused, stale or not asked for.
     pub rows_applied: u64,
     pub rows_refused: u64,
-    /// Messages dropped because a bounded queue was full.
+    /// Messages that were dropped, on their way out or in.
     pub n_dropped: u64,
     /// Wall time spent on labelling for peers.
     #[serde(default)]

@@ -103,7 +103,7 @@ fn wrong_forms_of_soft_targets_are_refused_by_both() {
     for (of, name, values) in cases {
         let encoded = encode(&forms_of_targets().swap_remove(of));
         assert!(fields(&encoded).contains_key(&key(name)), "`{name}`");
-        let [.., (leaf, _)] = one_of_each();
+        let [.., (leaf, _), _] = one_of_each();
         for value in values {
             let wrong = with(&encoded, name, value.clone());
             assert!(validate("targets", &wrong).is_err(), "`{name}` {value:?} is allowed");

@@ -188,6 +188,26 @@ fn a_field_that_comes_twice_is_refused() {
     }
 }
 
+/// serde reads a field by its number, by a byte string, and a structure as an array of its values as well.
+#[test]
+fn a_key_that_is_not_text_is_refused() {
+    for (leaf, message) in one_of_each() {
+        let bytes = encode(&message);
+        for (number, (name, value)) in fields(&bytes).into_iter().enumerate() {
+            let Value::Text(text) = &name else { panic!("{name:?}") };
+            for other in [Value::Integer(number as i128), Value::Bytes(text.as_bytes().to_vec())] {
+                let mut fields = fields(&bytes);
+                fields.remove(&name);
+                fields.insert(other.clone(), value.clone());
+                let wrong = serde_cbor::to_vec(&Value::Map(fields)).unwrap();
+                assert!(matches!(decode(&leaf, &wrong), Err(WireError::Cbor(_))), "{other:?}");
+            }
+        }
+        let values = serde_cbor::to_vec(&Value::Array(fields(&bytes).into_values().collect())).unwrap();
+        assert!(matches!(decode(&leaf, &values), Err(WireError::Cbor(_))));
+    }
+}
+
 #[test]
 fn bytes_behind_a_message_are_refused() {
     for (leaf, message) in one_of_each() {

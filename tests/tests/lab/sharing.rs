@@ -100,6 +100,7 @@ fn an_agent_that_labels_no_images_is_sent_none() {
         config.train.epochs = 2;
     });
     for ended in ended {
+        assert!(ended.traffic("status").messages_in > 0, "{} has not heard of the other", ended.name);
         assert_eq!(ended.finished().rows_applied, 0);
         assert_eq!(ended.traffic("inputs").messages_out, 0, "{}", ended.name);
     }

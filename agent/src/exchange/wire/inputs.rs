@@ -4,14 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_cbor::tags::Tagged;
 
 use super::{
-    MAX_MESSAGE_BYTES, OVERHEAD_BYTES, Octets, VERSION, WireError, cbor, digest, field, octets, typed,
+    MAX_MESSAGE_BYTES, OVERHEAD_BYTES, Octets, VERSION, WireError, cbor, digest, field, octets, sample_list,
 };
 use crate::data::ImageShape;
 use crate::exchange::message::Inputs;
-use crate::ids::{AgentId, SampleId, View};
+use crate::ids::{AgentId, View};
 
-/// RFC 8746, section 2.1: a little-endian array.
-const TAG_U32_LE: u64 = 70;
 /// Teachers that a message can name.
 pub const MAX_NAMED_TEACHERS: usize = 64;
 /// What the name of a teacher takes at most: 64 characters and their length.
@@ -40,7 +38,7 @@ pub(super) fn encode(m: &Inputs) -> Vec<u8> {
         data: octets(&m.data.0),
         view: m.view.0,
         shape: to_wire(m.shape),
-        ids: typed(TAG_U32_LE, m.ids.iter().flat_map(|id| id.0.to_le_bytes()).collect()),
+        ids: sample_list::listed(&m.ids),
         pixels: octets(&m.pixels),
         teachers: m.teachers.iter().map(AgentId::as_str).collect(),
     })
@@ -54,13 +52,7 @@ pub fn images_per_message(shape: ImageShape, max_bytes: usize) -> usize {
 }
 
 pub(super) fn decode(wire: InputsWire) -> Result<Inputs, WireError> {
-    if wire.ids.tag != Some(TAG_U32_LE) {
-        return Err(field("ids", "typed array 70 (uint32, little endian)", format!("{:?}", wire.ids.tag)));
-    }
-    let (ids, rest) = wire.ids.value.0.as_chunks::<4>();
-    if !rest.is_empty() || ids.is_empty() {
-        return Err(field("ids", "4 bytes for each of at least one sample", wire.ids.value.0.len()));
-    }
+    let ids = sample_list::read_listed("ids", wire.ids.tag, &wire.ids.value)?;
     let shape = shape("shape", wire.shape)?;
     let n_pixels = wire.pixels.0.len();
     if ids.len().checked_mul(shape.n_pixels()) != Some(n_pixels) {
@@ -78,7 +70,7 @@ pub(super) fn decode(wire: InputsWire) -> Result<Inputs, WireError> {
         data: digest("data", &wire.data)?,
         view: View(wire.view),
         shape,
-        ids: ids.iter().map(|b| SampleId(u32::from_le_bytes(*b))).collect(),
+        ids,
         teachers: wire.teachers.into_iter().map(name).collect::<Result<_, _>>()?,
         pixels: wire.pixels.0.into_owned(),
     })

@@ -4,12 +4,33 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_cbor::tags::Tagged;
 
-use super::{MAX_SAMPLES, Octets, WireError, field, octets};
+use super::{MAX_SAMPLES, Octets, WireError, field, octets, typed};
 use crate::exchange::sample_list::SampleList;
 use crate::ids::SampleId;
 
 /// RFC 8746, section 2.1: little-endian array.
 const TAG_U32_LE: u64 = 70;
+
+/// Ids one by one, as a typed array.
+pub(super) fn listed<'a>(ids: &[SampleId]) -> Tagged<Octets<'a>> {
+    typed(TAG_U32_LE, ids.iter().flat_map(|id| id.0.to_le_bytes()).collect())
+}
+
+/// At least one id, out of a typed array.
+pub(super) fn read_listed(
+    name: &'static str,
+    tag: Option<u64>,
+    bytes: &Octets,
+) -> Result<Vec<SampleId>, WireError> {
+    if tag != Some(TAG_U32_LE) {
+        return Err(field(name, "typed array 70 (uint32, little endian)", format!("{tag:?}")));
+    }
+    let (ids, rest) = bytes.0.as_chunks::<4>();
+    if !rest.is_empty() || ids.is_empty() {
+        return Err(field(name, "4 bytes for each of at least one sample", bytes.0.len()));
+    }
+    Ok(ids.iter().map(|b| SampleId(u32::from_le_bytes(*b))).collect())
+}
 
 /// What the tag of a list belongs to.
 pub(super) enum IdsWire<'a> {
@@ -21,8 +42,8 @@ impl<'a> IdsWire<'a> {
     pub fn of(list: &'a SampleList) -> Tagged<Self> {
         match list {
             SampleList::Listed(ids) => {
-                let bytes: Vec<u8> = ids.iter().flat_map(|id| id.0.to_le_bytes()).collect();
-                Tagged::new(Some(TAG_U32_LE), IdsWire::Listed(Octets(bytes.into())))
+                let Tagged { tag, value } = listed(ids);
+                Tagged::new(tag, IdsWire::Listed(value))
             }
             SampleList::Window { first, bits } => Tagged::new(None, IdsWire::Window(first.0, octets(bits))),
         }
@@ -30,17 +51,7 @@ impl<'a> IdsWire<'a> {
 
     pub fn list(self, name: &'static str, tag: Option<u64>) -> Result<SampleList, WireError> {
         match self {
-            IdsWire::Listed(bytes) => {
-                if tag != Some(TAG_U32_LE) {
-                    let found = format!("{tag:?}");
-                    return Err(field(name, "typed array 70 (uint32, little endian)", found));
-                }
-                let (ids, rest) = bytes.0.as_chunks::<4>();
-                if !rest.is_empty() || ids.is_empty() {
-                    return Err(field(name, "4 bytes for each of at least one sample", bytes.0.len()));
-                }
-                Ok(SampleList::Listed(ids.iter().map(|b| SampleId(u32::from_le_bytes(*b))).collect()))
-            }
+            IdsWire::Listed(bytes) => read_listed(name, tag, &bytes).map(SampleList::Listed),
             IdsWire::Window(first, bits) => {
                 if tag.is_some() {
                     return Err(field(name, "no tag before a first sample and bits", format!("{tag:?}")));

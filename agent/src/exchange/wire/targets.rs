@@ -1,15 +1,11 @@
 //! Soft targets as CBOR: rows of logits as typed arrays (RFC 8746).
 
-use std::marker::PhantomData;
-
 use half::f16;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_cbor::tags::Tagged;
 
 use super::sample_list::IdsWire;
-use super::{MAX_CLASSES, Octets, VERSION, WireError, cbor, digest, field, octets, round, typed};
+use super::{MAX_CLASSES, Octets, VERSION, WireError, cbor, digest, field, octets, round, text_keys, typed};
 use crate::exchange::message::{Same, TargetChunk};
 use crate::exchange::rows::{Floats, Rows, class_bytes};
 use crate::ids::{Round, View};
@@ -62,23 +58,8 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
     T::deserialize(deserializer).map(Some)
 }
 
-/// The same of a map: serde would also read its values without their names, one after another, as one.
 fn given_map<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    struct MapVisitor<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a map")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-
-    deserializer.deserialize_map(MapVisitor(PhantomData)).map(Some)
+    text_keys::deserialize(deserializer).map(Some)
 }
 
 pub(super) fn encode(m: &TargetChunk) -> Vec<u8> {
