@@ -46,8 +46,8 @@ runtime: ## Bring the ONNX Runtime library, unless ORT_DYLIB_PATH names one
 python: ## Bring the Python packages that tests run
 	@tests/ensure-python.sh
 
-mosquitto: ## Install mosquitto if it is missing
-	@tests/ensure-programs.sh mosquitto openssl
+mosquitto: ## Install mosquitto and what else the tests run, if it is missing
+	@tests/ensure-programs.sh mosquitto openssl strace
 
 brokers: mosquitto ## Install the other brokers that the exchange is tested with, if they are missing
 	@tests/ensure-programs.sh nats-server rabbitmq-server

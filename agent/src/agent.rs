@@ -145,6 +145,8 @@ struct Agent<'a> {
     usage: UsageMeter,
     initial: Option<Initial>,
     evaluated: Vec<Evaluated>,
+    /// The last checkpoint could not be written.
+    is_disk_at_fault: bool,
     out: PathBuf,
 }
 
@@ -202,6 +204,7 @@ impl<'a> Agent<'a> {
             usage: UsageMeter::new(Path::new("/")),
             initial: None,
             evaluated: Vec::new(),
+            is_disk_at_fault: false,
             out,
         };
         agent.resume()?;

@@ -1,5 +1,7 @@
 //! Everything an agent needs to go on, to a checkpoint and back.
 
+use std::error::Error;
+
 use tracing::info;
 
 use super::{Agent, AgentError, setup};
@@ -37,6 +39,27 @@ impl Agent<'_> {
         };
         let size_bytes = self.checkpoints.save(&checkpoint)?;
         self.emit(Event::Checkpointed { step: self.position.step, size_bytes });
+        Ok(())
+    }
+
+    /// As [`Agent::save_checkpoint`], on the way: a disk that is full or cannot be written is no reason to stop training.
+    /// A person is told when that begins and when it is over.
+    pub(super) fn save_if_possible(&mut self) -> Result<(), AgentError> {
+        let message = match self.save_checkpoint() {
+            Ok(()) if std::mem::take(&mut self.is_disk_at_fault) => {
+                "checkpoints are written again".to_owned()
+            }
+            Ok(()) => return Ok(()),
+            Err(AgentError::Checkpoint(error @ (CheckpointError::Write(_) | CheckpointError::Io { .. }))) => {
+                if std::mem::replace(&mut self.is_disk_at_fault, true) {
+                    return Ok(());
+                }
+                let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+                format!("{error}{cause}; training goes on, and the next checkpoint is tried when it is due")
+            }
+            Err(error) => return Err(error),
+        };
+        self.emit(Event::Warning { message });
         Ok(())
     }
 

@@ -135,7 +135,7 @@ impl Agent<'_> {
             }
             self.end_experience(experience, epochs)?;
         }
-        self.save_checkpoint()?;
+        self.save_if_possible()?;
         Ok(Ending::Finished)
     }
 
@@ -225,7 +225,7 @@ impl Agent<'_> {
             }
             let every = self.config.checkpoint.every_steps;
             if every > 0 && self.position.step.is_multiple_of(every) {
-                self.save_checkpoint()?;
+                self.save_if_possible()?;
             }
         }
         let validation = self.stream.experiences()[experience].validation.clone();

@@ -9,6 +9,7 @@ mod brokers;
 mod churn;
 mod commands;
 mod data;
+mod disk;
 mod embedded;
 mod exchange;
 mod experiment;
