@@ -75,8 +75,7 @@ fn fault(root: &Path, step: usize, checkpoints: &[u64], ends: &str) -> Vec<Strin
 }
 
 fn warnings(ended: &Ended) -> Vec<&str> {
-    let warning =
-        |event| if let &Event::Warning { ref message } = event { Some(message.as_str()) } else { None };
+    let warning = |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None };
     ended.events.iter().filter_map(warning).collect()
 }
 
