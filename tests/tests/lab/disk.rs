@@ -75,8 +75,13 @@ fn fault(root: &Path, step: usize, checkpoints: &[u64], ends: &str) -> Vec<Strin
 }
 
 fn warnings(ended: &Ended) -> Vec<&str> {
-    let warning = |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None };
-    ended.events.iter().filter_map(warning).collect()
+    let mut warnings = Vec::new();
+    for event in &ended.events {
+        if let Event::Warning { message } = event {
+            warnings.push(message.as_str());
+        }
+    }
+    warnings
 }
 
 fn saved(ended: &Ended) -> Vec<u64> {
