@@ -117,6 +117,23 @@ fn an_agent_that_is_killed_goes_on_from_its_last_checkpoint_to_the_same_model() 
 }
 
 #[test]
+fn an_agent_that_is_killed_twenty_times_comes_to_the_same_model() {
+    // Checkpoints until each kill; the moment within training is the machine's.
+    const CHECKPOINTS: [usize; 20] = [1, 2, 1, 1, 3, 1, 2, 1, 1, 2, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1];
+    let folder = tempfile::tempdir().unwrap();
+    let mut step = 0;
+    for (kill, n_checkpoints) in CHECKPOINTS.into_iter().enumerate() {
+        let mut agent = start(&config(folder.path()));
+        let began = agent.started().resumed_at_step;
+        assert!(began >= step, "kill {kill}: after a checkpoint at step {step} it goes on from {began}");
+        step = (0..n_checkpoints).fold(began, |after, _| agent.checkpointed(after + 1));
+        agent.kill();
+        assert_eq!(agent.end().code, None);
+    }
+    goes_on(folder.path());
+}
+
+#[test]
 fn an_agent_warns_of_a_damaged_checkpoint_and_goes_on_from_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     train_and_kill(folder.path());
