@@ -3,6 +3,7 @@
 import re
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import cbor2
@@ -15,6 +16,7 @@ page = Path(sys.argv[1]).read_text()
 sys.path.insert(0, sys.argv[2])
 import rows
 from signing import Signing, to_be_signed
+from student import Student
 
 
 def blocks(kind):
@@ -84,3 +86,52 @@ with tempfile.TemporaryDirectory() as folder:
     targets = alice.seal("dkt/1/lab/alice/targets/0", b"rows")
     assert bob.open("dkt/1/lab/alice/targets/0", targets) == b"rows"
     assert refuses(bob.open, "dkt/1/lab/alice/targets/0", targets), "a duplicate"
+    # More topics than are kept: the oldest are forgotten, and nothing as old is taken for new.
+    numbers = iter(range(1 << 63, (1 << 63) + 100))
+    many = [(f"dkt/1/lab-{i}/alice/status", b"here") for i in range(20)]
+    many = [(topic, alice.seal(topic, body, next(numbers))) for topic, body in many]
+    assert all(bob.open(*one) == b"here" for one in many)
+    assert refuses(bob.open, *many[0]) and refuses(bob.open, topic, alice.seal(topic, b"old", 1 << 61))
+    assert bob.open(topic, alice.seal(topic, b"new", next(numbers))) == b"new"
+    # A fleet may be called as a kind is: its statuses come again all the same.
+    status = "dkt/1/targets/alice/status"
+    sealed = alice.seal(status, b"here", next(numbers))
+    assert [bob.open(status, sealed) for _ in range(2)] == [b"here"] * 2
+    # Keys that are replaced take their marks along.
+    other, form = Ed25519PrivateKey.generate(), serialization
+    pem = other.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    Path(folder, "alice.pub").write_bytes(pem)
+    bob = Signing("bob", f"{folder}/bob.key", folder, folder)
+    assert refuses(bob.open, status, sealed), "of the key before"
+    alice.key = other
+    assert bob.open(status, alice.seal(status, b"again", 1)) == b"again"
+
+
+# What comes under any topic, without a broker.
+class Message:
+    def __init__(self, topic, body):
+        self.topic, self.payload = topic, body and cbor2.dumps(body)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    np.savez(f"{folder}/data.npz", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.arange(4) % 2)
+    arguments = dict(data=f"{folder}/data.npz", crop_padding=0, flip=False, sign=None, fleet="lab", agent="python")
+    student = Student(Namespace(**arguments, samples=None, views=1, teachers=["alice"]))
+    student.subscribe = lambda *_: None
+    assert set(student.own_demands()) == {("demand",), ("demand", "alice")} and not student.own_demands()["demand",]
+    who = {"data": student.data.digest, "classes": student.data.classes, "model": bytes(32)}
+    good = {"v": 1, "state": "online", "session": 1, "round": 2, **who}
+    student.received(Message("dkt/1/lab/alice/status", good))
+    known = student.teachers["alice"]
+    for topic, body in [
+        ("dkt/1/lab/connected/__setattr__", b""),
+        ("dkt/1/lab/alice/withdraw", b""),
+        ("dkt/1/other/alice/status", {**good, "round": 3}),
+        ("dkt/2/lab/alice/status", {**good, "round": 3}),
+        ("dkt/1/lab/alice/repair/bob", b""),
+        ("dkt/1/lab/alice/status", {**good, "session": 2, "round": "3"}),
+        ("dkt/1/lab/alice/status", {**good, "session": 2, "round": True}),
+        ("dkt/1/lab/alice/status", {**good, "session": 2, "state": "gone"}),
+    ]:
+        assert refuses(student.received, Message(topic, body)), topic
+    assert callable(student.connected) and (known.session, known.round, known.state) == (1, 2, "online")

@@ -15,6 +15,7 @@ from rows import expect
 from signing import Signing
 
 MAX_MESSAGE_BYTES, MAX_WILL_BYTES, MAX_QUEUED, MAX_PEERS = 1 << 20, 65_000, 10_000, 4096
+STATES = "online", "finished", "offline"
 ANNOUNCE_S, LATE_WILL_S, WARN_S, TICK_S, GOODBYE_S = 60, 2, 60, 0.02, 5
 
 
@@ -44,12 +45,14 @@ class Peer:
         """Until `tick` says that all is done, or a signal comes."""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         url = urlsplit(self.args.broker)
-        if url.scheme == "mqtts":
-            self.client.tls_set(*(f"{self.args.keys}/{name}.pem" for name in ("ca", "cert", "key")))
+        with_tls = url.scheme == "mqtts"
         try:
-            self.client.connect(url.hostname, url.port or (8883 if url.scheme == "mqtts" else 1883))
+            if with_tls:
+                self.client.tls_set(*(f"{self.args.keys}/{name}.pem" for name in ("ca", "cert", "key")))
+            self.client.connect(url.hostname, url.port or (8883 if with_tls else 1883))
         except OSError as error:
-            sys.exit(f"no connection to {self.args.broker}: {error}")
+            keys = f" with the keys in {self.args.keys}" if with_tls else ""
+            sys.exit(f"no connection to {self.args.broker}{keys}: {error}")
         self.client.loop_start()
         try:
             while not self.tick():
@@ -92,14 +95,20 @@ class Peer:
                 print(f"refused {self.n_refused}, now {message.topic}: {error!r}", file=sys.stderr, flush=True)
 
     def received(self, message):
-        _, _, _, agent, kind, *to = message.topic.split("/")
+        root, version, fleet, agent, kind, *to = message.topic.split("/")
+        expect([root, version, fleet] == ["dkt", "1", self.args.fleet], "a topic of this fleet")
         expect(re.fullmatch("[a-z0-9_-]{1,64}", agent), "a name")
+        expect(kind not in ("demand", "repair") or to in ([], [self.args.agent]), "one for this agent")
+        take = {"status": self.status, "demand": self.demand, "repair": self.repair, "targets": self.targets}[kind]
         expect(len(message.payload) <= MAX_MESSAGE_BYTES, "a shorter message")
         payload = self.signing.open(message.topic, message.payload) if self.signing else message.payload
         body = cbor2.loads(payload) if payload else None
         expect(body is None or body["v"] == 1, "version 1")
+        if kind == "status" and body is not None:
+            numbers = body["session"], body["round"]
+            expect(body["state"] in STATES and all(type(n) is int and n >= 0 for n in numbers), "a status")
         if agent != self.args.agent:
-            getattr(self, kind)(agent, body, *to)
+            take(agent, body, *to)
         elif kind == "status" and (body is None or body["state"] == "offline"):
             # A last will that came late.
             self.announce_at = min(self.announce_at, time.monotonic() + LATE_WILL_S)
@@ -109,11 +118,13 @@ class Peer:
 
     status = demand = repair = targets = reconnected = ignore
 
-    def demand_now(self):
-        return b""
+    def own_demands(self):
+        """Each with the rest of its topic."""
+        return {("demand",): b""}
 
     def withdraw(self):
-        self.publish(b"", "demand")
+        for leaf in self.own_demands():
+            self.publish(b"", *leaf)
 
     def topic(self, *leaf, agent=None):
         return "/".join(("dkt/1", self.args.fleet, agent or self.args.agent, *leaf))
@@ -125,7 +136,8 @@ class Peer:
     def announce(self):
         self.announce_at = time.monotonic() + ANNOUNCE_S
         self.publish(self.status_now(self.state), "status")
-        self.publish(self.demand_now(), "demand")
+        for leaf, demand in self.own_demands().items():
+            self.publish(demand, *leaf)
 
     def status_now(self, state):
         who = {"session": self.session, "data": self.data.digest, "classes": self.data.classes, "model": self.model}

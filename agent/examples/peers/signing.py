@@ -44,7 +44,7 @@ class Signing:
         expect(agent in self.signers and self.signers[agent].public_bytes_raw() == own, f"{key} to be that of {agent}")
         self.epoch_file, self.marks_file = (Path(folder) / f"{agent}-{name}.json" for name in ("epoch", "marks"))
         self.epoch = json.loads(self.epoch_file.read_text()) if self.epoch_file.exists() else 0
-        # By sender and topic: the highest number, and the BLAKE3 of the payload where the same may come again.
+        # By sender: its public key, a floor, and by topic the highest number and the BLAKE3 of what may come again.
         self.marks = json.loads(self.marks_file.read_text()) if self.marks_file.exists() else {}
 
     def begin_epoch(self):
@@ -71,19 +71,29 @@ class Signing:
         expect(type(number) is int and 0 <= number < 1 << 64 and protected == header(sender, number), "a header")
         expect(isinstance(message, bytes) and isinstance(signature, bytes), "an envelope")
         expect(payload == cbor2.dumps(cbor2.CBORTag(SIGN1, [protected, {}, message, signature])), "its strict form")
-        digest = None if "/targets/" in topic else blake3(payload).hexdigest()
-        of_sender = {} if sender == self.agent else self.marks.get(sender, {})
-        if topic in of_sender and [number, digest] == of_sender[topic] and digest:
+        digest = None if topic.split("/")[4] in ("targets", "inputs") else blake3(payload).hexdigest()
+        floor, topics = self.known(sender)
+        if topic in topics and [number, digest] == topics[topic] and digest:
             return message  # Retained, and delivered once more.
-        expect(topic not in of_sender or number > of_sender[topic][0], "a newer message")
-        expect(topic in of_sender or len(of_sender) < MAX_TOPICS, "fewer topics")
+        expect(number > topics.get(topic, [floor])[0], "a newer message")
         expect(not has_small_order(signature[:32]), "a point of large order")
         self.signers[sender].verify(signature, to_be_signed(protected, topic, message))
         if sender != self.agent:
-            marks = {**self.marks, sender: {**of_sender, topic: [number, digest]}}
+            topics = {**topics, topic: [number, digest]}
+            if len(topics) > MAX_TOPICS:  # Numbers rise over all topics of a sender: below the floor nothing is new.
+                floor = max(floor, topics.pop(min(topics, key=lambda name: topics[name][0]))[0])
+            marks = {**self.marks, sender: {"key": self.key_of(sender), "floor": floor, "topics": topics}}
             write(self.marks_file, marks)
             self.marks = marks
         return message
+
+    def key_of(self, sender):
+        return self.signers[sender].public_bytes_raw().hex()
+
+    def known(self, sender):
+        """Floor and marks. Of its own messages there are none; those of a key that was replaced count no more."""
+        marks = {} if sender == self.agent else self.marks.get(sender, {})
+        return (marks["floor"], marks["topics"]) if marks.get("key") == self.key_of(sender) else (-1, {})
 
 
 def write(path, value):

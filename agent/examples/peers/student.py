@@ -18,7 +18,7 @@ from arguments import arguments, join
 from peer import MAX_MESSAGE_BYTES, Peer
 from rows import expect
 
-# A teacher may be away for AWAY_S and come back; its last will may have come late.
+# A teacher may be away for so long and come back; its last will may have come late.
 REPAIR_S, REPAIR_AT_MOST_S, AWAY_S, MAX_TEACHERS = 2, 60, 5, 64
 
 
@@ -37,6 +37,7 @@ class Student(Peer):
     def __init__(self, args):
         super().__init__(args, bytes(32), "online")  # It has no network that a digest could be of.
         self.wanted = np.arange(self.data.n) < (args.samples or self.data.n)
+        self.of_data = {"data": self.data.digest, "n_samples": self.data.n}
         self.teachers, self.has_all_since = {}, None
 
     def status(self, agent, body):
@@ -74,8 +75,7 @@ class Student(Peer):
 
     def missing(self, teacher):
         """[views, samples]"""
-        asked = teacher.fits and teacher.state != "offline" and teacher.round > 0
-        return self.wanted & (teacher.held.rounds < teacher.round) & asked
+        return self.wanted & (teacher.held.rounds < teacher.round) & (teacher.fits and teacher.state != "offline")
 
     def tick(self):
         for agent, teacher in self.teachers.items():
@@ -86,8 +86,8 @@ class Student(Peer):
     def has_all(self):
         """Whether nothing more will come: at once if it has every row, after a while if a teacher is away."""
         teachers = [t for t in self.teachers.values() if t.fits and t.round > 0]
-        heard = any(t.held.rounds.any() for t in teachers)
-        if not heard or any(t.state == "online" or self.missing(t).any() for t in teachers):
+        lacks = any(t.state == "online" or self.missing(t).any() for t in teachers)
+        if lacks or not any(t.held.rounds.any() for t in teachers):
             self.has_all_since = None
             return False
         self.has_all_since = self.has_all_since or time.monotonic()
@@ -110,21 +110,21 @@ class Student(Peer):
             self.subscribe(agent)
         fit = (MAX_MESSAGE_BYTES - rows.OVERHEAD_BYTES) // (self.data.n // 8 + 8)
         missing = dict(list(missing.items())[:fit])  # The rest is asked for when these have come.
-        of_data = {"data": self.data.digest, "round": teacher.round, "n_samples": self.data.n}
-        self.publish(cbor2.dumps({"v": 1, **of_data, "missing": missing}), "repair", agent)
+        self.publish(cbor2.dumps({"v": 1, **self.of_data, "round": teacher.round, "missing": missing}), "repair", agent)
         teacher.look_at, teacher.repair_stands = time.monotonic() + teacher.wait, True
         teacher.wait = min(2 * teacher.wait, REPAIR_AT_MOST_S)
 
     def subscribe(self, agent):
         self.client.subscribe(self.topic("targets", self.data.digest.hex()[:16], agent=agent), qos=1)
 
-    def demand_now(self):
-        of_data = {"data": self.data.digest, "n_samples": self.data.n}
-        return cbor2.dumps({"v": 1, **of_data, "n_views": self.args.views, "samples": self.data.to_bits(self.wanted)})
+    def own_demands(self):
+        wanted = {"n_views": self.args.views, "samples": self.data.to_bits(self.wanted)}
+        demand = cbor2.dumps({"v": 1, **self.of_data, **wanted})
+        named = [("demand", teacher) for teacher in self.args.teachers]
+        return {("demand",): b"", **dict.fromkeys(named or [("demand",)], demand)}
 
     def reconnected(self):
-        if not self.teachers:
-            print("waiting for", *(self.args.teachers or ["anybody"]), flush=True)
+        print("learning from", *(self.args.teachers or ["everybody"]), flush=True)
         for agent, teacher in self.teachers.items():
             teacher.repair_stands = True
             self.subscribe(agent)
@@ -141,9 +141,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True, help="NPZ file for view [N], id [N] and logits [N, K]")
     parser.add_argument("--views", type=int, default=1, help="how many of each sample, up to 255")
     parser.add_argument("--samples", type=int, help="only the first so many")
-    parser.add_argument("--teachers", nargs="*", help="agents to learn from; all if left out")
+    parser.add_argument("--teachers", nargs="*", default=[], help="agents to learn from; all if left out")
     student = join(Student, parser.parse_args())
     views, ids, logits = student.mean_logits() if student.teachers else sys.exit("no teacher was heard")
     np.savez(student.args.out, view=views, id=ids, logits=logits)
-    right = (logits.argmax(1) == student.data.labels[ids]).mean() if len(ids) else 0.0
+    right = (logits.argmax(1) == student.data.labels[ids]).sum() / max(len(ids), 1)
     print(f"{len(ids)} of {student.wanted.sum() * student.args.views} rows, {right:.1%} of them right")
