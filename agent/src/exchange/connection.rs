@@ -22,11 +22,11 @@ use rumqttc::{
 use tracing::{debug, info, warn};
 
 use super::counters::{Counters, Direction};
-use super::envelope::SIGNED_HEAD;
 use super::error::ExchangeError;
 pub use super::inbox::Incoming;
 use super::inbox::{Inbox, Outlet, inbox};
 use super::message::Message;
+use super::reading::read;
 use super::refusal::{Refusal, Refusals};
 use super::rejection::rejection;
 use super::signing::{self, Opener, Sealer, SigningError};
@@ -35,7 +35,7 @@ use super::url::parse_url;
 use super::{tls, wire};
 use crate::config::AgentConfig;
 use crate::draw::Draw;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, FleetId};
 use crate::telemetry::event::Traffic;
 
 /// Publications and subscriptions that wait for the network.
@@ -66,6 +66,7 @@ const UNKEPT_MESSAGES: usize = 64;
 /// Where and how to connect.
 pub struct ConnectionConfig {
     agent: AgentId,
+    fleet: FleetId,
     url: String,
     host: String,
     port: u16,
@@ -94,6 +95,7 @@ impl ConnectionConfig {
             .transpose()?;
         Ok(ConnectionConfig {
             agent: config.agent.clone(),
+            fleet: config.fleet.clone(),
             url: exchange.broker.clone(),
             host,
             port,
@@ -510,7 +512,8 @@ impl Poller {
         } else if topic.leaf != Leaf::Status {
             return;
         }
-        match self.read(&topic, payload) {
+        let verifier = self.opener.as_mut().map(|opener| &mut opener.verifier);
+        match read(&self.config.fleet, &self.config.agent, verifier, &topic, payload) {
             Ok(message) => {
                 let n_bytes = payload.len();
                 let message = Incoming::Message { topic, message: Box::new(message), n_bytes };
@@ -524,15 +527,6 @@ impl Poller {
             }
             Err(refusal) => self.refuse(Some(&topic.agent), &refusal),
         }
-    }
-
-    fn read(&mut self, topic: &Topic, payload: &[u8]) -> Result<Message, Refusal> {
-        let message = match &mut self.opener {
-            Some(opener) => opener.verifier.open(topic, payload)?,
-            None if payload.first() == Some(&SIGNED_HEAD) => return Err(Refusal::Signed),
-            None => payload,
-        };
-        Ok(wire::decode(&topic.leaf, message)?)
     }
 
     /// Hands on what was kept back, once the marks of it are written down; where they cannot be it is refused, as it

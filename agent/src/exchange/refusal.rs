@@ -17,6 +17,8 @@ pub const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub enum Refusal {
     #[error(transparent)]
     Topic(#[from] ParseTopicError),
+    #[error("a message to another fleet or teacher")]
+    OtherRecipient,
     #[error("a signed message; set [exchange.signing] to read it")]
     Signed,
     #[error("a message that is not signed; the sender needs [exchange.signing]")]
@@ -44,8 +46,9 @@ pub enum Refusal {
 }
 
 /// Names of the reasons, for counting and reports.
-pub const REASONS: [&str; 14] = [
+pub const REASONS: [&str; 15] = [
     "topic",
+    "other_recipient",
     "signed",
     "unsigned",
     "too_large",
@@ -66,19 +69,20 @@ impl Refusal {
     pub fn reason(&self) -> usize {
         match self {
             Refusal::Topic(_) => 0,
-            Refusal::Signed => 1,
-            Refusal::Unsigned => 2,
-            Refusal::TooLarge { .. } | Refusal::Content(WireError::TooLarge { .. }) => 3,
-            Refusal::Envelope(_) => 4,
-            Refusal::UnknownSigner => 5,
-            Refusal::OtherSigner => 6,
-            Refusal::Old { .. } => 7,
-            Refusal::Duplicate => 8,
-            Refusal::Topics { .. } => 9,
-            Refusal::Signature => 10,
-            Refusal::NotKept => 11,
-            Refusal::Content(WireError::Version { .. }) => 12,
-            Refusal::Content(_) => 13,
+            Refusal::OtherRecipient => 1,
+            Refusal::Signed => 2,
+            Refusal::Unsigned => 3,
+            Refusal::TooLarge { .. } | Refusal::Content(WireError::TooLarge { .. }) => 4,
+            Refusal::Envelope(_) => 5,
+            Refusal::UnknownSigner => 6,
+            Refusal::OtherSigner => 7,
+            Refusal::Old { .. } => 8,
+            Refusal::Duplicate => 9,
+            Refusal::Topics { .. } => 10,
+            Refusal::Signature => 11,
+            Refusal::NotKept => 12,
+            Refusal::Content(WireError::Version { .. }) => 13,
+            Refusal::Content(_) => 14,
         }
     }
 }

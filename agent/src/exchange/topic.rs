@@ -54,6 +54,17 @@ impl Topic {
             Leaf::Inputs { .. } => 4,
         }
     }
+
+    /// Whether what is published here is for `agent`, in `fleet`. Of data nothing is said.
+    pub fn is_for(&self, fleet: &FleetId, agent: &AgentId) -> bool {
+        let is_named = match &self.leaf {
+            Leaf::Demand { teacher: Some(teacher) } | Leaf::Repair { teacher } => teacher == agent,
+            Leaf::Status | Leaf::Demand { teacher: None } | Leaf::Targets { .. } | Leaf::Inputs { .. } => {
+                true
+            }
+        };
+        self.fleet == *fleet && is_named
+    }
 }
 
 impl std::fmt::Display for Topic {
@@ -153,6 +164,24 @@ mod tests {
         fn any_text_is_parsed_or_refused(text in ".{0,80}") {
             if let Ok(topic) = text.parse::<Topic>() {
                 prop_assert_eq!(topic.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_an_agent_subscribes_to_is_for_it_and_nothing_else() {
+        let (lab, bob, data) = ("lab".parse().unwrap(), "bob".parse().unwrap(), Digest::of(b"data"));
+        let mut filters = common_filters(&lab, &bob);
+        filters.push(targets_filter(&lab, &"alice".parse().unwrap(), &data));
+        filters.push(inputs_filter(&lab, &"alice".parse().unwrap(), &data));
+        let data = data.short();
+        let leaves = ["status", "demand", "demand/bob", "demand/carol", "repair/bob", "repair/carol"];
+        let leaves = leaves.map(str::to_owned).into_iter();
+        for leaf in leaves.chain([format!("targets/{data}"), format!("inputs/{data}")]) {
+            for fleet in ["lab", "site"] {
+                let topic: Topic = format!("dkt/1/{fleet}/alice/{leaf}").parse().unwrap();
+                let is_subscribed = filters.iter().any(|f| f.replace('+', "alice") == topic.to_string());
+                assert_eq!(topic.is_for(&lab, &bob), is_subscribed, "{topic}");
             }
         }
     }

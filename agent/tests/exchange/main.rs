@@ -10,6 +10,7 @@ mod forgery;
 mod hostile;
 mod inputs;
 mod messages;
+mod recipients;
 mod signing;
 mod simulation;
 mod vectors;
