@@ -31,12 +31,10 @@ pub enum Refusal {
     UnknownSigner,
     #[error("signed with the key of another agent than that of its topic")]
     OtherSigner,
-    #[error("a message that is older than one taken in before: number {found} under its topic, after {seen}")]
+    #[error("a message that is older than one taken in before: number {found}, after {seen}")]
     Old { seen: u64, found: u64 },
     #[error("a message that was taken in before")]
     Duplicate,
-    #[error("expected at most {limit} topics of one sender")]
-    Topics { limit: usize },
     #[error("a signature that does not hold for this message under this topic")]
     Signature,
     #[error("the number of the message could not be written down")]
@@ -46,7 +44,7 @@ pub enum Refusal {
 }
 
 /// Names of the reasons, for counting and reports.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 14] = [
     "topic",
     "other_recipient",
     "signed",
@@ -57,7 +55,6 @@ pub const REASONS: [&str; 15] = [
     "other_signer",
     "old",
     "duplicate",
-    "topics",
     "signature",
     "not_kept",
     "version",
@@ -78,11 +75,10 @@ impl Refusal {
             Refusal::OtherSigner => 7,
             Refusal::Old { .. } => 8,
             Refusal::Duplicate => 9,
-            Refusal::Topics { .. } => 10,
-            Refusal::Signature => 11,
-            Refusal::NotKept => 12,
-            Refusal::Content(WireError::Version { .. }) => 13,
-            Refusal::Content(_) => 14,
+            Refusal::Signature => 10,
+            Refusal::NotKept => 11,
+            Refusal::Content(WireError::Version { .. }) => 12,
+            Refusal::Content(_) => 13,
         }
     }
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
-use crate::ids::{AgentId, Digest};
+use crate::ids::Digest;
 
 /// Version of the files' form.
 pub const STATE_VERSION: u32 = 1;
-/// Topics of one sender that numbers are kept of: an agent reads six.
+/// Topics of one sender that numbers are kept of: an agent reads six, and others in its next fleet or with other data.
 pub const MAX_TOPICS: usize = 16;
-/// How far ahead of what has arrived a receiver's kept number of soft targets is: the most that a crash makes it
+/// How far ahead of what has arrived a receiver's kept number of soft targets is: the most that crashes make it
 /// refuse of an honest teacher, and the share of messages that cost no write. What is refused is asked for again.
 pub const MARK_AHEAD: u64 = 32;
 /// Epochs, which begin at the clock's seconds, end in the year 2106. A wrong clock leaves room for so many connections.
@@ -60,6 +60,8 @@ impl Numbers {
 #[serde(deny_unknown_fields)]
 pub struct NumbersState {
     pub version: u32,
+    /// Of the public key whose numbers these are: those of another begin anew.
+    pub key: Digest,
     /// The last epoch that may have been used.
     pub epoch: u32,
 }
@@ -68,17 +70,75 @@ pub struct NumbersState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     number: u64,
-    /// Of the whole payload, where it is retained: the same may come again.
-    digest: Option<Digest>,
-    /// Up to which number the file refuses, counting this one.
-    kept: Option<u64>,
+    /// Where it is retained: the same may come again.
+    retained: Option<Retained>,
+    kept: Option<Kept>,
+}
+
+/// What a receiver knows of a retained message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Of the whole payload, with its envelope.
+    digest: Digest,
+    /// Of the message in it; unknown where the mark is from the file.
+    said: Option<Digest>,
+}
+
+impl Retained {
+    pub fn of(payload: &[u8], message: &[u8]) -> Self {
+        Retained { digest: Digest::of(payload), said: Some(Digest::of(message)) }
+    }
+}
+
+/// What the file says of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    /// Up to which number it refuses, counting this one.
+    number: u64,
+    /// Of the retained message with this number, where it is known.
+    said: Option<Digest>,
 }
 
 impl Mark {
-    /// A retained message must be in the file as it is, one of soft targets below a number of the file.
+    /// Whether a crash may lose this mark. One of soft targets must be below a number of the file. A retained message
+    /// must be in the file as it is, unless it says what the one there says: that one may come again in any case.
     fn is_kept(&self) -> bool {
-        self.kept
-            .is_some_and(|kept| if self.digest.is_some() { kept == self.number } else { kept >= self.number })
+        self.kept.is_some_and(|kept| match self.retained {
+            None => kept.number >= self.number,
+            Some(Retained { said, .. }) => kept.number == self.number || said.is_some() && kept.said == said,
+        })
+    }
+
+    fn state(&self, ahead: u64) -> KeptMark {
+        let number = match self.retained {
+            Some(_) => self.number,
+            // One that is far enough stays: this number may itself be from the file, and ahead of what has come.
+            None => {
+                let furthest = self.number.saturating_add(ahead);
+                let kept = self.kept.map(|kept| kept.number);
+                kept.filter(|kept| (self.number..=furthest).contains(kept)).unwrap_or(furthest)
+            }
+        };
+        KeptMark { number, digest: self.retained.map(|retained| retained.digest) }
+    }
+}
+
+/// What was taken in of one signer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OfSigner {
+    /// The highest number of a topic that was forgotten. A signer's numbers rise over all its topics, so nothing up to
+    /// here is new under a topic without a mark.
+    floor: Option<u64>,
+    marks: BTreeMap<String, Mark>,
+}
+
+impl OfSigner {
+    /// Makes room for the mark of another topic.
+    fn forget_lowest(&mut self) {
+        let lowest = self.marks.iter().min_by_key(|(_, mark)| mark.number);
+        let Some(topic) = lowest.map(|(topic, _)| topic.clone()) else { return };
+        let forgotten = self.marks.remove(&topic).map(|mark| mark.number);
+        self.floor = self.floor.max(forgotten);
     }
 }
 
@@ -92,10 +152,11 @@ pub enum Freshness {
     Again,
 }
 
-/// What a receiver has taken in, by sender and topic.
+/// What a receiver has taken in. Signers are told by the digests of their public keys: who has a new key has said
+/// nothing with it, whatever was said in that name with the key before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    of_senders: BTreeMap<AgentId, BTreeMap<String, Mark>>,
+    of_signers: BTreeMap<Digest, OfSigner>,
     /// Whether a crash would make a message that was taken in new again.
     unkept: bool,
 }
@@ -105,8 +166,18 @@ pub struct Marks {
 #[serde(deny_unknown_fields)]
 pub struct MarksState {
     pub version: u32,
-    /// By sender and topic.
-    pub marks: BTreeMap<AgentId, BTreeMap<String, KeptMark>>,
+    /// By the digests of public keys.
+    pub signers: BTreeMap<Digest, KeptOfSigner>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptOfSigner {
+    /// Up to which number everything is refused under a topic without a mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<u64>,
+    /// By topic.
+    pub marks: BTreeMap<String, KeptMark>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +185,7 @@ pub struct MarksState {
 pub struct KeptMark {
     /// Whatever has this number or a lower one is refused.
     pub number: u64,
-    /// Of the message with this number, if it may come again.
+    /// Of the whole payload with this number, if it may come again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
 }
@@ -122,80 +193,87 @@ pub struct KeptMark {
 impl Marks {
     /// As they were kept.
     pub fn of_state(state: MarksState) -> Self {
-        let mark = |(topic, kept): (String, KeptMark)| {
-            (topic, Mark { number: kept.number, digest: kept.digest, kept: Some(kept.number) })
+        let mark = |(topic, KeptMark { number, digest }): (String, KeptMark)| {
+            let retained = digest.map(|digest| Retained { digest, said: None });
+            (topic, Mark { number, retained, kept: Some(Kept { number, said: None }) })
         };
-        let of_sender =
-            |(sender, marks): (AgentId, BTreeMap<_, _>)| (sender, marks.into_iter().map(mark).collect());
-        Marks { of_senders: state.marks.into_iter().map(of_sender).collect(), unkept: false }
+        let of_signer = |(signer, kept): (Digest, KeptOfSigner)| {
+            (signer, OfSigner { floor: kept.floor, marks: kept.marks.into_iter().map(mark).collect() })
+        };
+        Marks { of_signers: state.signers.into_iter().map(of_signer).collect(), unkept: false }
+    }
+
+    /// Forgets all others: a key that was taken out signs nothing that is taken in.
+    pub fn retain(&mut self, is_signer: impl Fn(&Digest) -> bool) {
+        self.of_signers.retain(|signer, _| is_signer(signer));
     }
 
     /// Whether a message with this number may be taken in. `payload` is the whole one, with its envelope.
     ///
     /// # Errors
-    /// [`Refusal::Old`], [`Refusal::Duplicate`], [`Refusal::Topics`].
+    /// [`Refusal::Old`], [`Refusal::Duplicate`].
     pub fn check(
         &self,
-        sender: &AgentId,
+        signer: &Digest,
         topic: &str,
         number: u64,
         payload: &[u8],
     ) -> Result<Freshness, Refusal> {
-        let of_sender = self.of_senders.get(sender);
-        let Some(mark) = of_sender.and_then(|marks| marks.get(topic)) else {
-            let n_topics = of_sender.map_or(0, BTreeMap::len);
-            return match n_topics < MAX_TOPICS {
-                true => Ok(Freshness::New),
-                false => Err(Refusal::Topics { limit: MAX_TOPICS }),
+        let of_signer = self.of_signers.get(signer);
+        let Some(mark) = of_signer.and_then(|of_signer| of_signer.marks.get(topic)) else {
+            return match of_signer.and_then(|of_signer| of_signer.floor) {
+                Some(floor) if number <= floor => Err(Refusal::Old { seen: floor, found: number }),
+                _ => Ok(Freshness::New),
             };
         };
-        match mark.digest {
+        match mark.retained {
             _ if number > mark.number => Ok(Freshness::New),
             _ if number < mark.number => Err(Refusal::Old { seen: mark.number, found: number }),
             // After a crash a number may be marked that has not come; soft targets are asked for again.
             None => Err(Refusal::Duplicate),
-            Some(digest) if digest == Digest::of(payload) => Ok(Freshness::Again),
+            Some(retained) if retained.digest == Digest::of(payload) => Ok(Freshness::Again),
             Some(_) => Err(Refusal::Old { seen: mark.number, found: number }),
         }
     }
 
     /// Marks a message that [`Marks::check`] has found new and whose signature holds.
-    pub fn take(&mut self, sender: &AgentId, topic: &str, number: u64, payload: &[u8], is_retained: bool) {
-        let digest = is_retained.then(|| Digest::of(payload));
-        let of_sender = match self.of_senders.get_mut(sender) {
-            Some(of_sender) => of_sender,
-            None => self.of_senders.entry(sender.clone()).or_default(),
-        };
-        let kept = of_sender.get(topic).and_then(|mark| mark.kept);
-        let mark = Mark { number, digest, kept };
+    pub fn take(&mut self, signer: &Digest, topic: &str, number: u64, retained: Option<Retained>) {
+        let of_signer = self.of_signers.entry(*signer).or_default();
+        let known = of_signer.marks.get(topic);
+        let mark = Mark { number, retained, kept: known.and_then(|mark| mark.kept) };
+        if known.is_none() && of_signer.marks.len() >= MAX_TOPICS {
+            of_signer.forget_lowest();
+        }
         self.unkept |= !mark.is_kept();
-        of_sender.insert(topic.to_owned(), mark);
+        of_signer.marks.insert(topic.to_owned(), mark);
     }
 
-    /// Whether all that was taken in would be refused after a crash. Until then it must not have any effect.
+    /// Whether a crash would let nothing be taken in again but retained messages that say what was said last. Until
+    /// then what was taken in must not have any effect.
     pub fn are_kept(&self) -> bool {
         !self.unkept
     }
 
-    /// What to write so that it is: numbers of soft targets by `ahead` more than what has arrived, [`MARK_AHEAD`] in a
-    /// run and 0 at its end.
+    /// What to write so that it is: numbers of soft targets by up to `ahead` more than what has arrived, [`MARK_AHEAD`]
+    /// in a run and 0 at its end.
     pub fn state(&self, ahead: u64) -> MarksState {
-        let kept = |(topic, mark): (&String, &Mark)| {
-            let number = if mark.digest.is_some() { mark.number } else { mark.number.saturating_add(ahead) };
-            (topic.clone(), KeptMark { number, digest: mark.digest })
+        let mark = |(topic, mark): (&String, &Mark)| (topic.clone(), mark.state(ahead));
+        let of_signer = |(signer, of_signer): (&Digest, &OfSigner)| {
+            let marks = of_signer.marks.iter().map(mark).collect();
+            (*signer, KeptOfSigner { floor: of_signer.floor, marks })
         };
-        let of_sender =
-            |(sender, marks): (&AgentId, &BTreeMap<_, _>)| (sender.clone(), marks.iter().map(kept).collect());
-        MarksState { version: STATE_VERSION, marks: self.of_senders.iter().map(of_sender).collect() }
+        MarksState { version: STATE_VERSION, signers: self.of_signers.iter().map(of_signer).collect() }
     }
 
-    /// Says that this state is in the file.
+    /// Says that this state is in the file: the last that [`Marks::state`] gave.
     pub fn kept(&mut self, state: &MarksState) {
         self.unkept = false;
-        for (sender, marks) in &mut self.of_senders {
-            for (topic, mark) in marks {
-                let kept = state.marks.get(sender).and_then(|marks| marks.get(topic));
-                mark.kept = kept.map(|kept| kept.number);
+        for (signer, of_signer) in &mut self.of_signers {
+            let kept_of_signer = state.signers.get(signer);
+            for (topic, mark) in &mut of_signer.marks {
+                let kept = kept_of_signer.and_then(|kept| kept.marks.get(topic));
+                let said = mark.retained.and_then(|retained| retained.said);
+                mark.kept = kept.map(|kept| Kept { number: kept.number, said });
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Keys and numbers of signed messages, and their files. Keys are those of `dkt keys`.
 //!
 //! Two files in the agent's folder outlive a run: the numbers that it has used as a sender, written once for each
-//! connection, and the marks of what it has taken in as a receiver, written before that has any effect.
+//! connection, and the marks of what it has taken in as a receiver, written before that has any effect. Both belong to
+//! keys, not to names.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::envelope;
 use super::replay::{MARK_AHEAD, Marks, MarksState, Numbers, NumbersState, STATE_VERSION};
 use super::topic::Topic;
-use super::verifier::Verifier;
+use super::verifier::{Verifier, key_digest};
 use crate::config::SigningConfig;
 use crate::durable::{self, WriteError};
 use crate::ids::{AgentId, ParseNameError};
@@ -75,7 +76,7 @@ pub enum SigningError {
     State { path: PathBuf, source: serde_json::Error },
     #[error("`{}`: expected version {STATE_VERSION}, found {found}; use the dkt that wrote it", .path.display())]
     Version { path: PathBuf, found: u32 },
-    #[error("`{}`: the key has used up its numbers; make another with `dkt keys`", .path.display())]
+    #[error("`{}`: the key has used up its numbers; make another with `dkt keys revoke` and `dkt keys add`", .path.display())]
     UsedUp { path: PathBuf },
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -100,7 +101,8 @@ impl Sealer {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let numbers = Numbers::after(self.last_epoch, now_s)
             .ok_or_else(|| SigningError::UsedUp { path: self.path.clone() })?;
-        let state = NumbersState { version: STATE_VERSION, epoch: numbers.epoch() };
+        let key = key_digest(&self.key.verifying_key());
+        let state = NumbersState { version: STATE_VERSION, key, epoch: numbers.epoch() };
         write(&self.path, &state)?;
         let number = numbers.of_last_will();
         self.last_epoch = Some(numbers.epoch());
@@ -170,7 +172,8 @@ pub(super) fn open(
     durable::create_dir(folder)?;
     let path = folder.join(NUMBERS_FILE);
     let state: Option<NumbersState> = read_state(&path)?;
-    let last_epoch = state.map(|state| state.epoch);
+    let own = key_digest(&key.verifying_key());
+    let last_epoch = state.filter(|state| state.key == own).map(|state| state.epoch);
     let sealer = Sealer { agent: agent.clone(), key, path, last_epoch, numbers: None };
     let path = folder.join(MARKS_FILE);
     let marks = Marks::of_state(read_state::<MarksState>(&path)?.unwrap_or_default());

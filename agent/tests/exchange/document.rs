@@ -233,7 +233,7 @@ fn every_reason_of_a_refusal_is_described() {
     let rows: Vec<&str> =
         REASONS.into_iter().filter(|r| !DOCUMENT.contains(&format!("\n| `{r}` |"))).collect();
     assert!(rows.is_empty(), "{rows:?}");
-    assert!(DOCUMENT.contains(&format!("more than {MAX_TOPICS} topics")));
+    assert!(DOCUMENT.contains(&format!("at most {MAX_TOPICS} topics")));
     assert!(DOCUMENT.contains(&format!("writes down a number {MARK_AHEAD} above")));
 }
 

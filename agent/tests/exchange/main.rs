@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod cddl;
+mod crashes;
 mod document;
 mod envelopes;
 mod fleet;
 mod forgery;
 mod hostile;
 mod inputs;
+mod marks;
 mod messages;
 mod recipients;
 mod signing;

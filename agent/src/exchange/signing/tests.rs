@@ -107,6 +107,63 @@ fn what_is_wrong_with_keys_is_said_at_the_start() {
     assert!(open(&alice, &agent("alice"), folder.path()).is_ok());
 }
 
+/// In each step all agents get the public keys anew, and start again.
+#[test]
+fn a_stolen_key_harms_nobody_once_it_is_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keys, runs) = (folder.path().join("keys"), folder.path().join("runs"));
+    lab(&keys, &["alice", "bob"]);
+    let opened = |name: &str| open(&config(&keys, name), &agent(name), &runs.join(name)).unwrap();
+    let ((thief, _), (_, mut bob)) = (opened("alice"), opened("bob"));
+    let topic = status("alice");
+    let stolen = envelope::seal(&thief.key, "alice", &topic.to_string(), u64::MAX, b"");
+    bob.verifier.open(&topic, &stolen).unwrap();
+    bob.keep().unwrap();
+    let (_, mut bob) = opened("bob");
+    bob.verifier.open(&topic, &stolen).expect("retained: it comes again");
+
+    let now = OffsetDateTime::now_utc();
+    let alice = Holder::Agent(agent("alice"));
+    KeysFolder::open(&keys).unwrap().revoke(&alice, now).unwrap();
+    let (_, mut bob) = opened("bob");
+    assert!(matches!(bob.verifier.open(&topic, &stolen), Err(Refusal::UnknownSigner)));
+    KeysFolder::open(&keys).unwrap().add(&[alice], 10, now).unwrap();
+    let ((mut alice, _), (_, mut bob)) = (opened("alice"), opened("bob"));
+    assert!(matches!(bob.verifier.open(&topic, &stolen), Err(Refusal::Signature)));
+    alice.connect(&topic, b"gone").unwrap();
+    let first = alice.seal(&topic, b"first").unwrap();
+    assert_eq!(bob.verifier.open(&topic, &first).unwrap(), b"first");
+    assert!(matches!(bob.verifier.open(&topic, &stolen), Err(Refusal::Signature)));
+    bob.keep().unwrap();
+    let state: MarksState = read_state(&bob.path).unwrap().unwrap();
+    let key = key_digest(&alice.key.verifying_key());
+    assert_eq!(state.signers.into_keys().collect::<Vec<_>>(), [key], "nothing is left of the other");
+}
+
+#[test]
+fn another_key_begins_its_numbers_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keys, runs) = (folder.path().join("keys"), folder.path().join("runs"));
+    lab(&keys, &["alice"]);
+    let opened = || open(&config(&keys, "alice"), &agent("alice"), &runs).unwrap().0;
+    let topic = status("alice");
+    let key = key_digest(&opened().key.verifying_key());
+    let state = NumbersState { version: STATE_VERSION, key, epoch: u32::MAX };
+    write(&runs.join(NUMBERS_FILE), &state).unwrap();
+    let error = opened().connect(&topic, b"gone").unwrap_err();
+    assert!(matches!(error, SigningError::UsedUp { .. }), "{error}");
+
+    let (now, alice) = (OffsetDateTime::now_utc(), Holder::Agent(agent("alice")));
+    let mut folder = KeysFolder::open(&keys).unwrap();
+    folder.revoke(&alice, now).unwrap();
+    folder.add(&[alice], 10, now).unwrap();
+    opened().connect(&topic, b"gone").unwrap();
+    assert_eq!(
+        opened().last_epoch,
+        read_state::<NumbersState>(&runs.join(NUMBERS_FILE)).unwrap().map(|s| s.epoch)
+    );
+}
+
 /// Other programs write version 2 of PKCS #8, with the public key behind.
 #[test]
 fn keys_of_both_versions_of_pkcs8_are_read() {
